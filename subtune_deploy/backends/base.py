@@ -1,0 +1,145 @@
+"""What a backend is told (`Target`) and what it must do: two small protocols.
+
+    compile(source, folder, role, target)    source/graph.onnx -> folder/<engine files of the role>
+    load(folder, role, target) -> Engine     engine.run(batch) -> {output name: array}
+
+A backend is a module of this package with the attributes of `Backend`; its library is imported by its
+functions, never by the module. Role "graph" answers every task, role "base" is the untouched backbone alone,
+against which added latency is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BundleError, InputError
+
+ROLES = ("graph", "base")
+
+Batch = npt.NDArray[np.float32]
+Shape = tuple[int | None, ...]
+"""Of a batch (N, C, H, W); None where any length is taken."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One datasheet number, with where it was read."""
+
+    value: float
+    unit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A recipe: which backend, at which precision, with how many threads (0: the backend's own choice).
+
+    `options` go to the backend as they are. `datasheet` holds peak rates for the cost model.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    description: str
+    threads: int = 0
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    datasheet: Mapping[str, Rate] = field(default_factory=dict)
+    not_run_on_hardware: bool = False
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend works on this machine. `remedy` is one line, empty when it works."""
+
+    ok: bool
+    version: str
+    detail: str
+    remedy: str
+
+
+class Engine(Protocol):
+    """A compiled graph, ready to run.
+
+    `threads` is what the library says it uses (0: its own choice). Engines may live side by side.
+    """
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        """Answer a batch float32 (N, C, H, W): by output name, arrays that are yours. Raises InputError."""
+        ...
+
+
+class Backend(Protocol):
+    """A compiler and runtime for ONNX graphs (torch: for exported programs)."""
+
+    name: str
+
+    def probe(self) -> Availability:
+        """Whether the library can be imported here and has the device it needs; never raises."""
+        ...
+
+    def compile(self, source: Path, folder: Path, role: str, target: Target) -> None:
+        """Write engine files of `role` into `folder`, from the bundle `source`. Needs no device."""
+        ...
+
+    def load(self, folder: Path, role: str, target: Target) -> Engine:
+        """Open what `compile` wrote. Raises BundleError (the files), Unavailable, TargetError (options)."""
+        ...
+
+
+def check_batch(batch: Batch, shape: Shape) -> Batch:
+    """`batch` in contiguous memory if it fits the engine's `shape`; otherwise InputError."""
+    wanted = "x".join("N" if length is None else str(length) for length in shape)
+    if getattr(batch, "dtype", None) != np.float32:
+        given = getattr(batch, "dtype", type(batch).__name__)
+        raise InputError(f"the batch is {given}, the engine takes float32", f"give float32 of shape {wanted}")
+    fits = batch.ndim == len(shape) and all(b in (a, None) for a, b in zip(batch.shape, shape, strict=True))
+    if not fits or batch.size == 0:
+        raise InputError(
+            f"the batch is {batch.shape}, the engine takes {wanted}", f"give float32 of shape {wanted}"
+        )
+    return np.ascontiguousarray(batch)
+
+
+EXPORT_AGAIN = "export the bundle again, to a disk with space: subtune-deploy export"
+COMPILE_AGAIN = "compile it again: subtune-deploy compile DIR --target NAME"
+
+
+def source_file(source: Path, name: str) -> Path:
+    """`source/name`, which a compiler is about to read; BundleError if it is not there."""
+    if not (source / name).is_file():
+        raise BundleError(f"{source} has no {name}", EXPORT_AGAIN)
+    return source / name
+
+
+def engine_file(folder: Path, name: str) -> Path:
+    """`folder/name`, which an engine is about to be loaded from; BundleError if it is not there."""
+    if not (folder / name).is_file():
+        raise BundleError(f"engine file {folder / name} is missing", COMPILE_AGAIN)
+    return folder / name
+
+
+def not_compiled(path: Path, error: Exception) -> BundleError:
+    """The error for a graph that the backend's library cannot compile, with the library's last line."""
+    return BundleError(f"{path} cannot be compiled: {_last_line(error)}", EXPORT_AGAIN)
+
+
+def not_loaded(path: Path, error: Exception) -> BundleError:
+    """The error for an engine file that the backend's library refuses, with the library's last line."""
+    return BundleError(f"{path} cannot be loaded: {_last_line(error)}", COMPILE_AGAIN)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,146 @@
+"""OpenVINO on the CPU.
+
+`compile` writes its intermediate representation, which any machine can do; the precision is chosen where the
+engine is loaded, because only that machine knows what it has. OpenVINO answers a precision that the machine
+lacks with another one and says nothing: `load` looks, and refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BundleError, TargetError, Unavailable
+from ..spec import INPUT
+from . import probe_library
+from .base import (
+    Availability,
+    Batch,
+    Engine,
+    Shape,
+    Target,
+    check_batch,
+    engine_file,
+    not_compiled,
+    not_loaded,
+    source_file,
+)
+
+name = "openvino"
+
+DEVICE = "CPU"
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+NAMES = ["subtune", "outputs"]
+"""Where the representation keeps the names of its outputs, in order."""
+
+
+@dataclass(frozen=True)
+class OpenVinoEngine:
+    """A compiled model and one request; see `Engine`."""
+
+    request: Any
+    outputs: tuple[str, ...]
+    shape: Shape
+    threads: int
+
+    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        # The request owns its output memory and writes over it in the next run.
+        self.request.infer({0: check_batch(batch, self.shape)}, share_inputs=True)
+        tensors = (self.request.get_output_tensor(i) for i in range(len(self.outputs)))
+        return {name: np.array(tensor.data) for name, tensor in zip(self.outputs, tensors, strict=True)}
+
+
+def probe() -> Availability:
+    """Whether openvino can be imported and finds a CPU."""
+    available = probe_library(name)
+    if not available.ok:
+        return available
+    import openvino
+
+    if DEVICE not in openvino.Core().available_devices:
+        return Availability(False, available.version, "openvino has no CPU plugin", "pip install openvino")
+    return available
+
+
+def compile(source: Path, folder: Path, role: str, target: Target) -> None:
+    """Write `<role>.xml` and `<role>.bin`, weights in fp32."""
+    import openvino
+
+    path = source_file(source, f"{role}.onnx")
+    names = _declared_outputs(path)
+    try:
+        model = openvino.Core().read_model(path)
+        _check_outputs(path, names, model)
+        model.set_rt_info(",".join(names), NAMES)
+        openvino.save_model(model, folder / f"{role}.xml", compress_to_fp16=False)
+    except RuntimeError as error:
+        raise not_compiled(path, error) from error
+
+
+def load(folder: Path, role: str, target: Target) -> Engine:
+    """Compile `<role>.xml` for this CPU. Raises Unavailable if the CPU lacks the target's precision."""
+    import openvino
+
+    path, core = engine_file(folder, f"{role}.xml"), openvino.Core()
+    engine_file(folder, f"{role}.bin")
+    _check_precision(core, target)
+    if not path.read_bytes().startswith(b"<?xml"):  # its other frontends would have a loud try
+        raise not_loaded(path, ValueError("not an intermediate representation"))
+    try:
+        model = core.read_model(path)
+        outputs = tuple(str(model.get_rt_info(NAMES).value).split(","))
+    except RuntimeError as error:
+        raise not_loaded(path, error) from error
+    _check_input(path, model)
+    compiled = _compile_model(core, model, target)
+    shape = tuple(d.get_length() if d.is_static else None for d in compiled.inputs[0].get_partial_shape())
+    threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    return OpenVinoEngine(compiled.create_infer_request(), outputs, shape, threads)
+
+
+def _compile_model(core: Any, model: Any, target: Target) -> Any:
+    wanted = PRECISIONS[target.precision]
+    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": wanted, **target.options}
+    if target.threads:
+        properties["INFERENCE_NUM_THREADS"] = target.threads
+    try:
+        return core.compile_model(model, DEVICE, properties)
+    except RuntimeError as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1]
+        raise TargetError(f"target {target.name}: {reason}", "see the options of the recipe") from error
+
+
+def _check_precision(core: Any, target: Target) -> None:
+    has = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    if target.precision.upper() not in has:
+        raise Unavailable(
+            f"target {target.name}: this CPU has no {target.precision} ({', '.join(has)})",
+            "use an fp32 target, such as openvino-cpu",
+        )
+
+
+def _check_input(path: Path, model: Any) -> None:
+    if len(model.inputs) != 1 or INPUT not in model.inputs[0].names:
+        raise BundleError(
+            f"{path} does not take the one input {INPUT!r}", "give a graph that this tool exported"
+        )
+
+
+def _declared_outputs(path: Path) -> list[str]:
+    """The output names of an ONNX file, in its order; in OpenVINO a tensor may have others besides."""
+    import onnx
+
+    try:
+        return [output.name for output in onnx.load(path, load_external_data=False).graph.output]
+    except Exception as error:  # protobuf's, whose module depends on its version
+        raise not_compiled(path, error) from error
+
+
+def _check_outputs(path: Path, names: list[str], model: Any) -> None:
+    for name, port in zip(names, model.outputs, strict=True):
+        if name not in port.names:
+            raise BundleError(f"openvino lost output {name!r} of {path}", "report it, with the model's name")

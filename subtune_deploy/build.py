@@ -1,0 +1,145 @@
+"""From a backbone and its tasks to a bundle: plan, lower, export, check, seal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from .backbone import Backbone
+from .backends import get_backend
+from .backends.base import ROLES, Target
+from .bundle import Bundle, Manifest, TaskEntry, add_engine, seal
+from .errors import InputError, TaskError
+from .export import GRAPH, export
+from .grouped import groupable
+from .parity import References, check
+from .plan import Plan, make_plan
+from .references import compute_references
+from .staging import staged
+from .targets import load_target
+from .tasks import Task, base_task, check_names, owners, tuned_blocks
+
+Say = Callable[[str], None]
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How the graph is made. `batch`: pictures per call, None for any number.
+
+    `merge`: whether shared blocks after a fork run all tasks' streams packed in one batch. `lowering`: a
+    forked block as one operator per task, or as one grouped operator for all. auto: as has paid off so far,
+    always and branch.
+    """
+
+    batch: int | None = 1
+    merge: Literal["auto", "always", "never"] = "auto"
+    lowering: Literal["auto", "branch", "grouped"] = "auto"
+
+
+def build(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    out: Path,
+    options: BuildOptions | None = None,
+    *,
+    pictures: Sequence[Path] = (),
+    say: Say = lambda line: None,
+) -> Bundle:
+    """One verified multi-task graph in the bundle `out`, which replaces an older bundle there.
+
+    `pictures`: real inputs for the parity check, by default two photographs that come with the package.
+    Raises TaskError, ModelError, PictureError, BundleError, and ParityError; then nothing is left behind.
+    """
+    options = options or BuildOptions()
+    check_names(task.name for task in tasks)
+    if not tasks:
+        raise TaskError("no task was given", "give --layers 13-14 for a candidate, or --task NAME=CHECKPOINT")
+    plan = plan_for(backbone, tasks, options)
+    with staged(out) as folder:
+        say("the stand-alone models answer")
+        compute_references(backbone, tasks, pictures).save(folder)
+        say("exporting")
+        export(backbone, tasks, plan, batch=options.batch).save(folder)
+        say("checking the graph against the stand-alone models")
+        figures = check_graph(folder, options.batch)
+        manifest = seal(folder, _manifest(backbone, tasks, plan, options, figures))
+    return Bundle(out, manifest)
+
+
+def plan_for(backbone: Backbone, tasks: Sequence[Task], options: BuildOptions) -> Plan:
+    """The plan that `options` ask for."""
+    return make_plan(
+        backbone.topology,
+        owners(tasks),
+        siamese=[task.name for task in tasks if task.siamese],
+        merge="never" if options.merge == "never" else "always",
+        grouped=groupable(backbone, tasks) if options.lowering == "grouped" else (),
+    )
+
+
+def compile_bundle(bundle: Bundle, target: Target) -> Bundle:
+    """Build the engine of `target` in the bundle, checked for parity before it gets its name."""
+    return add_engine(bundle, target, partial(check_engine, bundle, target))
+
+
+def check_engine(bundle: Bundle, target: Target, folder: Path) -> list[dict[str, Any]]:
+    """Parity figures of the engine files in `folder`. Raises ParityError."""
+    backend = get_backend(target.backend)
+    graph, lone = (backend.load(folder, role, target) for role in ROLES)
+    references = References.load(bundle.path)
+    return check(graph, lone, references, batch=bundle.manifest.batch, precision=target.precision)
+
+
+def check_graph(folder: Path, batch: int | None) -> list[dict[str, Any]]:
+    """Parity figures of the ONNX files themselves, as ONNX Runtime runs them. Raises ParityError."""
+    target = load_target("cpu")
+    graph, lone = (get_backend(target.backend).load(folder, role, target) for role in ROLES)
+    figures = check(graph, lone, References.load(folder), batch=batch, precision=target.precision)
+    return [{**figure, "engine": GRAPH} for figure in figures]
+
+
+def _manifest(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    plan: Plan,
+    options: BuildOptions,
+    figures: Sequence[dict[str, Any]],
+) -> Manifest:
+    return Manifest(
+        model=backbone.name,
+        weights=backbone.weights,
+        input=backbone.input,
+        batch=options.batch,
+        blocks=backbone.blocks,
+        tasks=tuple(_entry(backbone, task) for task in (base_task(backbone), *tasks)),
+        plan=plan.to_json(),
+        versions={name: version for name in LIBRARIES if (version := _version(name))},
+        parity=tuple(figures),
+    )
+
+
+def _entry(backbone: Backbone, task: Task) -> TaskEntry:
+    labels = tuple(task.labels) or None
+    layers = tuned_blocks(backbone, task)
+    return TaskEntry(task.name, layers, task.classes, labels, task.siamese, task.notes)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def parse_batch(text: str) -> int | None:
+    """`"dynamic"` -> None, `"4"` -> 4. Raises InputError."""
+    if text == "dynamic":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"batch {text!r} is not a size", "give --batch 1, another whole number, or dynamic")
+    return int(text)

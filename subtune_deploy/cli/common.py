@@ -1,0 +1,127 @@
+"""Options that several commands share, spelt once, and how results and progress are shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def network_options(command: Command) -> Command:
+    """--model, --weights, --input-size, --blocks: which backbone."""
+    for option in reversed(
+        (
+            click.option(
+                "--model",
+                default="resnet50",
+                show_default=True,
+                help="A torchvision name, timm:NAME, package.module:factory or file.py:factory.",
+            ),
+            click.option(
+                "--weights",
+                default="random",
+                show_default=True,
+                help="random, default (a download), or FILE.",
+            ),
+            click.option(
+                "--input-size", metavar="CxHxW", help="Instead of the model's own, as in 3x128x128."
+            ),
+            click.option(
+                "--blocks",
+                "pattern",
+                metavar="REGEX",
+                help="Module paths to take as blocks, instead of ours.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+bundle_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+target_option = click.option(
+    "--target", "target", default=None, metavar="NAME", help="A compiled target; default: all of the bundle."
+)
+
+
+def read_backbone(model: str, weights: str, input_size: str | None, pattern: str | None) -> Backbone:
+    """Load and trace, saying so."""
+    from ..backbone import trace
+    from ..models import load_model
+
+    with messages.status(f"reading {model}"):
+        return trace(load_model(model, weights, parse_size(input_size)), pattern)
+
+
+def parse_size(text: str | None) -> tuple[int, int, int] | None:
+    """`"3x128x128"` -> (3, 128, 128). Raises InputError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if match is None:
+        raise InputError(f"input size {text!r} is not CxHxW", "give channels, height, width, as in 3x224x224")
+    channels, height, width = map(int, match.groups())
+    return channels, height, width
+
+
+def pairs(values: Iterable[str], option: str) -> dict[str, str]:
+    """`("birds=birds.pt",)` -> {"birds": "birds.pt"}. Raises InputError, also for a name given twice."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name and equals and rest):
+            raise InputError(f"{option} {value!r} is not NAME=FILE", f"as in {option} birds=birds.pt")
+        if name in found:
+            raise InputError(f"{option} names {name!r} twice", "give each task its own name")
+        found[name] = rest
+    return found
+
+
+def print_json(document: Any) -> None:
+    """One document on stdout."""
+    click.echo(json.dumps(document, indent=1))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table on stdout, numbers to the right; plain and unwrapped where it is not a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    table = Table(*columns, title=title, box=None, title_justify="left", pad_edge=False)
+    for index, row in enumerate(rows):
+        for column, cell in zip(table.columns, row, strict=True):
+            if index == 0 and re.fullmatch(r"[-+]?[\d,.]+( ?[%a-zA-Z]*)?", str(cell)):
+                column.justify = "right"
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[str, float, float], None]]:
+    """A bar on stderr that takes (what, done, total); only on a terminal, and gone when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        task = progress.add_task(title)
+
+        def tick(what: str, done: float, total: float) -> None:
+            progress.update(task, description=f"{title} {what}", completed=done, total=total)
+
+        yield tick

@@ -1,0 +1,154 @@
+"""A lowered module becomes ONNX: one file for all tasks, and beside it the backbone alone to compare with.
+
+Both come out of one pass of PyTorch's exporter: the module computes every task and, unpacked, the base once
+more; nodes that only one of the two needs are dropped from the other.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from torch import fx
+
+from . import __version__
+from .backbone import Backbone
+from .errors import ModelError
+from .folding import fold_batch_norms
+from .multitask import LONE, lower
+from .plan import Plan, make_plan
+from .spec import BASE, INPUT
+from .tasks import Task, tuned_blocks
+from .tracing import example
+
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; a larger graph keeps its weights beside it
+GRAPH, LONE_GRAPH, PROGRAM = "graph.onnx", "base.onnx", "program.pt2"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`graph`: outputs `base` and the tasks. `lone`: the backbone alone, output `base`. `program`: both, in
+    torch's own form, outputs in the order of `outputs`."""
+
+    graph: ir.Model
+    lone: ir.Model
+    program: torch.export.ExportedProgram
+    outputs: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write graph.onnx, base.onnx and program.pt2 into an existing folder."""
+        for model, name in ((self.graph, GRAPH), (self.lone, LONE_GRAPH)):
+            save_onnx(model, folder / name)
+        names = json.dumps(self.outputs)
+        torch.export.save(self.program, folder / PROGRAM, extra_files={"outputs.json": names})
+
+
+def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int | None = 1) -> Exported:
+    """Lower `plan` and export it. `batch`: pictures per call, None for any number (a symbolic dimension).
+
+    Raises ModelError where PyTorch cannot export the network.
+    """
+    module = lower(backbone, tasks, plan, make_plan(backbone.topology, {}))
+    outputs = (*plan.tasks, LONE)
+    program = _to_onnx(backbone, module, outputs, batch)
+    assert program.exported_program is not None
+    model = program.model
+    fold_batch_norms(model.graph)
+    _tidy_names(model.graph)
+    lone = _only(model.clone(), {LONE: BASE})
+    graph = _only(model, {name: name for name in plan.tasks})
+    graph.metadata_props.update(_metadata(backbone, tasks, plan))
+    return Exported(graph, lone, program.exported_program, outputs)
+
+
+def _to_onnx(
+    backbone: Backbone, module: fx.GraphModule, outputs: Sequence[str], batch: int | None
+) -> torch.onnx.ONNXProgram:
+    picture = example(backbone.input.shape, batch or 2)  # the exporter takes 0 and 1 for constants
+    dynamic = None if batch else ({0: torch.export.Dim("batch")},)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            program = torch.onnx.export(
+                module,
+                (picture,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                dynamic_shapes=dynamic,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = next(
+            (line for line in str(error.__cause__ or error).splitlines() if line.strip()), repr(error)
+        )
+        hint = (
+            "give a fixed batch with --batch 1"
+            if batch is None
+            else "PyTorch's exporter has no way to express it"
+        )
+        raise ModelError(f"{backbone.name} cannot be exported to ONNX: {reason}", hint) from error
+    assert program is not None
+    return program
+
+
+def _only(model: ir.Model, outputs: dict[str, str]) -> ir.Model:
+    """`model` with only these outputs, renamed, and only the nodes and weights that they need."""
+    kept = {value.name: value for value in model.graph.outputs}
+    model.graph.outputs.clear()
+    for value in kept.values():
+        value.name = f"{value.name}_value"  # frees the names: one output may be computed from another
+    for old, new in outputs.items():
+        kept[old].name = new
+        model.graph.outputs.append(kept[old])
+    common.RemoveUnusedNodesPass()(model)
+    common.IdentityEliminationPass()(model)
+    _name_batch(model.graph)
+    return model
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    """Without this, two outputs may call the same batch dimension by different names."""
+    batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
+    for value in graph.outputs:
+        if value.shape is not None and isinstance(value.shape[0], ir.SymbolicDim):
+            value.shape = ir.Shape([batch, *value.shape[1:]])
+
+
+def _tidy_names(graph: ir.Graph) -> None:
+    """Nodes are named after the unit and version they belong to; the exporter's diaries are dropped."""
+    taken: dict[str, int] = {}
+    for node in graph:
+        scopes = json.loads(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]").replace("'", '"'))
+        scope = scopes[-2] if len(scopes) > 1 else ""
+        name = f"{scope}/{node.op_type}" if scope else node.op_type
+        taken[name] = taken.get(name, 0) + 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        node.metadata_props.clear()
+    for name in [name for name in graph.initializers if name.endswith(".weight_bias")]:
+        better = name.removesuffix("weight_bias") + "bias"  # batch-norm folded into a convolution
+        if better not in graph.initializers:
+            graph.initializers[name].name = better
+
+
+def _metadata(backbone: Backbone, tasks: Sequence[Task], plan: Plan) -> dict[str, str]:
+    layers = {task.name: list(tuned_blocks(backbone, task)) for task in tasks}
+    return {
+        "subtune.version": __version__,
+        "subtune.model": backbone.name,
+        "subtune.weights": backbone.weights,
+        "subtune.layers": json.dumps(layers),
+        "subtune.plan": json.dumps(plan.to_json(), separators=(",", ":")),
+    }
+
+
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """One file, or, past what protobuf can hold, the graph and `NAME.data` beside it."""
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    ir.save(model, path, external_data=f"{path.name}.data" if size > PROTOBUF_LIMIT else None)

@@ -1,0 +1,145 @@
+"""Every task of an engine against its own stand-alone model, on random and on real inputs.
+
+The answers of the stand-alone models are computed once, at export (`references`), and travel with the bundle:
+whoever compiles or receives an engine can check it without PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends.base import Batch, Engine
+from .errors import BundleError, ParityError
+from .spec import BASE
+
+FILE = "references.npz"
+
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+"""Largest relative error by precision: max |answer - reference| / max |reference|, over the classes of a picture."""
+
+
+@dataclass(frozen=True)
+class References:
+    """`inputs` (n, C, H, W); `kinds`: "random" or "picture", n of them; `answers`: task -> (n, classes)."""
+
+    inputs: Batch
+    kinds: tuple[str, ...]
+    answers: Mapping[str, npt.NDArray[np.float32]]
+
+    def save(self, folder: Path) -> None:
+        """Write references.npz."""
+        answers = {f"answers/{task}": array for task, array in self.answers.items()}
+        np.savez(folder / FILE, inputs=self.inputs, kinds=np.array(self.kinds), **answers)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, folder: Path) -> References:
+        """Read references.npz; raises BundleError."""
+        try:
+            with np.load(folder / FILE, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            answers = {n.removeprefix("answers/"): a for n, a in arrays.items() if n.startswith("answers/")}
+            return cls(arrays["inputs"], tuple(map(str, arrays["kinds"])), answers)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BundleError(
+                f"{folder / FILE} cannot be read: {error}", "export the bundle again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One task on one kind of inputs. `agreeing`: share of inputs with the same likeliest class.
+
+    `identical`: bit for bit. `against`: "stand-alone model", or "base engine" for the untouched backbone
+    compiled by itself.
+    """
+
+    task: str
+    inputs: str
+    against: str
+    error: float
+    agreeing: float
+    identical: bool
+
+
+def check(
+    graph: Engine, lone: Engine, references: References, *, batch: int | None, precision: str
+) -> list[dict[str, Any]]:
+    """Figures of every task of engine `graph`, as JSON records; `lone` is the backbone's own engine.
+
+    Raises ParityError, naming task, input and class, where a relative error exceeds the precision's tolerance.
+    """
+    tolerance = TOLERANCES[precision]
+    answers = run_all(graph, references.inputs, batch)
+    alone = run_all(lone, references.inputs, batch)[BASE]
+    figures = [
+        figure
+        for task, expected in references.answers.items()
+        for figure in _figures(task, "stand-alone model", answers[task], expected, references, tolerance)
+    ]
+    figures += _figures(BASE, "base engine", answers[BASE], alone, references, tolerance)
+    return [{**asdict(figure), "tolerance": tolerance} for figure in figures]
+
+
+def run_all(engine: Engine, inputs: Batch, batch: int | None) -> dict[str, npt.NDArray[Any]]:
+    """Answers (n, classes) by output for inputs (n, C, H, W), in batches of the engine's size."""
+    size = batch or len(inputs)
+    padded = np.concatenate([inputs, inputs[: -len(inputs) % size]]) if len(inputs) >= size else np.resize(
+        inputs, (size, *inputs.shape[1:])
+    )  # fmt: skip
+    parts = [engine.run(padded[start : start + size]) for start in range(0, len(padded), size)]
+    return {name: np.concatenate([part[name] for part in parts])[: len(inputs)] for name in parts[0]}
+
+
+def relative_errors(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """(n,) from two (n, classes): max |got - expected| / max |expected|, NaN where either is not finite."""
+    difference = np.abs(got.astype(np.float64) - expected).reshape(len(expected), -1).max(axis=1)
+    return np.asarray(difference / np.abs(expected.astype(np.float64)).reshape(len(expected), -1).max(axis=1))
+
+
+def _figures(
+    task: str,
+    against: str,
+    got: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    references: References,
+    limit: float,
+) -> Iterator[Figure]:
+    if got.shape != expected.shape:
+        raise ParityError(
+            f"task {task} answers {got.shape[1:]}, its {against} {expected.shape[1:]}",
+            "export the bundle again",
+        )
+    errors = relative_errors(got, expected)
+    wrong = np.flatnonzero(~(errors <= limit))  # NaN is wrong too
+    if len(wrong):
+        _refuse(task, against, int(wrong[0]), got, expected, references.kinds, limit)
+    kinds = np.array(references.kinds)
+    for kind in dict.fromkeys(references.kinds):
+        chosen = kinds == kind
+        same = got[chosen].argmax(axis=1) == expected[chosen].argmax(axis=1)
+        identical = bool(np.array_equal(got[chosen], expected[chosen]))
+        yield Figure(task, kind, against, float(errors[chosen].max()), float(same.mean()), identical)
+
+
+def _refuse(
+    task: str,
+    against: str,
+    index: int,
+    got: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    kinds: Sequence[str],
+    limit: float,
+) -> None:
+    where = int(np.nanargmax(np.abs(got[index] - expected[index]))) if np.isfinite(got[index]).any() else 0
+    error = relative_errors(got[index : index + 1], expected[index : index + 1])[0]
+    raise ParityError(
+        f"task {task} differs from its {against}: relative error {error:.2g} on {kinds[index]} input {index}, "
+        f"class {where}: {got[index].flat[where]:.6g} instead of {expected[index].flat[where]:.6g}",
+        f"the tolerance is {limit:g}; compile for a precision that the network bears, or report the graph",
+    )

@@ -1,0 +1,141 @@
+"""Folders and files that appear whole under their final name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import BundleError, SubtuneError
+
+PREFIX = ".subtune-tmp-"
+
+_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def staged(path: Path, *, replace_kind: str = "manifest.json") -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes that name when the block ends well.
+
+    An existing folder is replaced only if it is empty or holds the file `replace_kind`, which shows that
+    it is of the same kind; it stays as it is until the new one is complete. On any failure, interruption too,
+    nothing new is left. Raises BundleError for anything in the way, a full disk, or missing rights.
+    """
+    final = Path(path).resolve()
+    _check_free(final, replace_kind)
+    made = _missing_parents(final)
+    temporary = _temporary(final)
+    try:
+        with _write_errors(final):
+            _make(temporary, final)
+            yield temporary
+            _check_free(final, replace_kind)
+            _exchange(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
+        raise
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what the block writes there then replaces `path`."""
+    final = Path(path).resolve()
+    if final.is_dir() or not final.parent.is_dir():
+        what = "is a folder" if final.is_dir() else "lies in no existing folder"
+        raise BundleError(f"{final} {what}, a file is to be written there", "choose another place")
+    temporary = _temporary(final)
+    try:
+        with _write_errors(final):
+            yield temporary
+            os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(final: Path) -> Path:
+    return final.parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _make(temporary: Path, final: Path) -> None:
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise _explained(error, final) from error
+
+
+def _check_free(final: Path, kind: str) -> None:
+    hint = "choose another folder, or move what is there out of the way"
+    try:
+        if not final.exists():
+            return
+        if not final.is_dir():
+            raise BundleError(f"{final} is a file, a folder is to be written there", hint)
+        if not (final / kind).is_file() and any(final.iterdir()):
+            raise BundleError(f"folder {final} holds other things (no {kind}), it is not replaced", hint)
+    except OSError as error:
+        raise _explained(error, final) from error
+
+
+def _exchange(temporary: Path, final: Path) -> None:
+    """Give `temporary` the final name. The older folder steps aside first, and back if that fails."""
+    if not final.exists():
+        os.rename(temporary, final)
+        return
+    aside = _temporary(final)
+    os.rename(final, aside)
+    try:
+        os.rename(temporary, final)
+    except BaseException:
+        os.rename(aside, final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _missing_parents(final: Path) -> list[Path]:
+    return [parent for parent in final.parents if not parent.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the folders that were made for nothing, innermost first, as far as they are still empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+@contextmanager
+def _write_errors(final: Path) -> Iterator[None]:
+    """Turn what a full disk or missing rights make of any writer into BundleError."""
+    try:
+        yield
+    except OSError as error:
+        ours = error.filename is None or Path(str(error.filename)).is_relative_to(final.parent)
+        if error.errno in _SPACE or (ours and error.errno in _RIGHTS):
+            raise _explained(error, final) from error
+        raise
+    except Exception as error:
+        passes = isinstance(error, SubtuneError) and not isinstance(error, BundleError)
+        if passes or not _disk_full(final):  # libraries in C++ report a failed write in words of their own
+            raise
+        raise _explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), final) from error
+
+
+def _disk_full(final: Path) -> bool:
+    folder = next(parent for parent in final.parents if parent.exists())
+    return shutil.disk_usage(folder).free < 1 << 20
+
+
+def _explained(error: OSError, final: Path) -> BundleError:
+    hint = "choose another folder"
+    if error.errno in _SPACE:
+        hint = "free some space, or choose a folder on another disk"
+    if error.errno in _RIGHTS:
+        hint = "choose a folder that you may write to"
+    return BundleError(f"{final} cannot be written: {error.strerror or error}", hint)

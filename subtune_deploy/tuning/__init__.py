@@ -1,0 +1,1 @@
+"""Learning tasks: data, and SubTuning of chosen blocks."""

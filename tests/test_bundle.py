@@ -1,0 +1,408 @@
+"""Bundles: round trip, strict reading, hashes, engines, and nothing half-written under a final name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_bundle import TARGETS, make_bundle, manifest, write_graphs, write_program
+
+from subtune_deploy.backends.base import Target
+from subtune_deploy.bundle import (
+    Bundle,
+    add_engine,
+    engine_target,
+    open_bundle,
+    save_manifest,
+    seal,
+)
+from subtune_deploy.errors import BundleError, ParityError, TargetError, Unavailable
+from subtune_deploy.staging import replaced_file, staged
+
+CPU = TARGETS["onnxruntime"]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_bundle(tmp_path / "bundle")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def write_and_raise(path: Path, failure: BaseException) -> None:
+    path.write_text("new")
+    raise failure
+
+
+def edit(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle.path / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+# reading
+
+
+def test_a_manifest_survives_the_round_trip(bundle: Bundle) -> None:
+    assert replace(bundle.manifest, files={}) == manifest()
+    assert set(bundle.manifest.files) == {"graph.onnx", "base.onnx"}
+    document = json.loads((bundle.path / "manifest.json").read_text())
+    assert document["schema"] == 1
+    assert document["tasks"][1]["labels"] == ["heron", "jay", "wren"]
+
+
+def test_an_untouched_bundle_verifies(bundle: Bundle) -> None:
+    open_bundle(bundle.path).verify_hashes()
+    add_engine(bundle, CPU).verify_hashes()
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("none", "does not exist"),
+        ("bundle/graph.onnx", "is a file, not a bundle"),
+        (".", "is not a bundle: it holds no manifest.json"),
+    ],
+)
+def test_what_is_not_a_bundle_is_named(bundle: Bundle, tmp_path: Path, path: str, complaint: str) -> None:
+    with pytest.raises(BundleError, match=complaint) as caught:
+        open_bundle(tmp_path / path)
+    assert "subtune-deploy export" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2", b"\xff\xfe", b"[" * 100_000, b"nonsense"])
+def test_a_manifest_that_is_not_json_is_refused(bundle: Bundle, content: bytes) -> None:
+    (bundle.path / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match="is not JSON") as caught:
+        open_bundle(bundle.path)
+    assert "\n" not in caught.value.message
+
+
+def set_at(*keys: Any) -> Callable[[dict[str, Any]], object]:
+    """set_at("tasks", 1, "classes", 4): what it changes in a manifest."""
+
+    def change(document: Any) -> None:
+        for key in keys[:-2]:
+            document = document[key]
+        document[keys[-2]] = keys[-1]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (set_at("schema", 2), "schema version is 2, this version reads 1"),
+        (set_at("schema", None), "schema version is None"),
+        (lambda d: d.pop("schema"), "it has no schema version"),
+        (lambda d: d.pop("plan"), "missing: plan"),
+        (lambda d: [d.pop(key) for key in ("files", "engines")], "missing: engines, files"),
+        (lambda d: d["tasks"][0].pop("layers"), r"key 'tasks\[0\].layers' is missing"),
+        (set_at("models", "x"), "unknown key 'models'"),
+        (set_at("tasks", 1, "classes", "three"), r"tasks\[1\].classes is 'three'"),
+        (set_at("tasks", 1, "classes", 4), "task birds has 4 classes"),
+        (set_at("tasks", 1, "layers", [9]), r"task birds tuned \[9\]"),
+        (set_at("tasks", 1, "name", "base"), "tasks are"),
+        (set_at("tasks", 0, "name", "birds"), "tasks are"),
+        (set_at("tasks", 1, "name", "../x"), "task name '../x' is unfit"),
+        (set_at("tasks", []), r"tasks are \[\]"),
+        (set_at("input", "shape", [3, 8]), "input.shape"),
+        (set_at("input", "shape", [3, 0, 8]), "input is"),
+        (set_at("input", "mean", [0.5]), "input is"),
+        (set_at("input", "std", [0.5, 0, 0.5]), "input is"),
+        (set_at("input", "crop", 0), "input is"),
+        (set_at("batch", 0), "batch is 0"),
+        (set_at("batch", True), "batch is True"),
+        (set_at("files", "/etc/passwd", "0" * 64), "'/etc/passwd' is no path inside"),
+        (set_at("files", "../graph.onnx", "0" * 64), "'../graph.onnx' is no path inside"),
+        (set_at("files", "a/../../b", "0" * 64), "is no path inside"),
+        (set_at("files", "a//b", "0" * 64), "is no path inside"),
+        (set_at("files", "./a", "0" * 64), "is no path inside"),
+        (set_at("files", "C:\\a", "0" * 64), "is no path inside"),
+        (set_at("files", "", "0" * 64), "is no path inside"),
+        (set_at("files", "manifest.json", "0" * 64), "is no path inside"),
+        (set_at("files", "a", "0" * 63), "the hash of 'a'"),
+        (
+            set_at(
+                "engines", "cpu", {"backend": "b", "precision": "p", "versions": {}, "files": ["graph.onnx"]}
+            ),
+            "engine 'cpu' claims the file 'graph.onnx'",
+        ),
+    ],
+)
+def test_a_malformed_manifest_is_refused(
+    bundle: Bundle, change: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=complaint) as caught:
+        open_bundle(bundle.path)
+    assert "manifest.json" in caught.value.message
+
+
+def test_links_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / "linked.bin").symlink_to("/etc/hostname")
+    with pytest.raises(BundleError, match=r"linked\.bin is a link"):
+        open_bundle(bundle.path)
+    (bundle.path / "linked.bin").unlink()
+    (bundle.path / "folder").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(BundleError, match="folder is a link"):
+        open_bundle(bundle.path)
+
+
+def test_files_that_were_altered_lost_or_added_are_named(bundle: Bundle) -> None:
+    content = bytearray((bundle.path / "graph.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle.path / "graph.onnx").write_bytes(content)
+    (bundle.path / "base.onnx").unlink()
+    (bundle.path / "deep").mkdir()
+    (bundle.path / "deep" / "extra.bin").write_text("x")
+    with pytest.raises(BundleError) as caught:
+        open_bundle(bundle.path).verify_hashes()
+    for part in ("altered: graph.onnx", "missing: base.onnx", "not in the manifest: deep/extra.bin"):
+        assert part in caught.value.message
+
+
+# engines
+
+
+def test_an_engine_is_added_with_its_recipe_versions_and_hashes(bundle: Bundle) -> None:
+    updated = add_engine(bundle, CPU)
+    assert updated == open_bundle(bundle.path)
+    entry = updated.manifest.engines["cpu"]
+    assert (entry.backend, entry.precision) == ("onnxruntime", "fp32")
+    assert set(entry.versions) == {"onnxruntime", "subtune-deploy"}
+    assert set(entry.files) == {"cpu/graph.onnx", "cpu/base.onnx", "cpu/target.json"}
+    assert engine_target(updated, "cpu") == CPU
+
+
+def test_several_engines_live_in_one_bundle(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    write_graphs(folder)
+    write_program(folder)
+    seal(folder, manifest())
+    bundle = open_bundle(folder)
+    for target in TARGETS.values():
+        bundle = add_engine(bundle, target)
+    assert set(bundle.manifest.engines) == {"cpu", "openvino-cpu", "torch-cpu"}
+    bundle.verify_hashes()
+
+
+def test_the_parity_check_sees_the_engine_before_it_is_there_and_its_figures_are_kept(bundle: Bundle) -> None:
+    seen = []
+
+    def check(folder: Path) -> list[dict[str, Any]]:
+        seen.append((sorted(tree(folder)), (bundle.path / "cpu").exists()))
+        return [{"task": "birds", "relative_error": 1e-7}]
+
+    updated = add_engine(bundle, CPU, check)
+    assert seen == [(["base.onnx", "graph.onnx", "target.json"], False)]
+    assert updated.manifest.parity == ({"task": "birds", "relative_error": 1e-7, "engine": "cpu"},)
+
+
+def test_compiling_again_replaces_the_engine_and_what_was_found_out_about_it(bundle: Bundle) -> None:
+    first = add_engine(bundle, CPU, lambda _: [{"task": "birds"}])
+    others = {"engine": "other", "added": 0.2}
+    save_manifest(first.path, replace(first.manifest, measurements=({"engine": "cpu", "added": 0.1}, others)))
+    second = add_engine(open_bundle(first.path), replace(CPU, threads=2), lambda _: [{"task": "base"}])
+    assert second.manifest.parity == ({"task": "base", "engine": "cpu"},)
+    assert second.manifest.measurements == (others,)
+    assert engine_target(second, "cpu").threads == 2
+    second.verify_hashes()
+
+
+def test_a_refused_engine_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
+    add_engine(bundle, CPU)
+    before = tree(bundle.path)
+
+    def refuse(folder: Path) -> list[dict[str, Any]]:
+        raise ParityError("task birds differs", "look into it")
+
+    with pytest.raises(ParityError):
+        add_engine(open_bundle(bundle.path), CPU, refuse)
+    assert tree(bundle.path) == before
+    with pytest.raises(TargetError):
+        add_engine(open_bundle(bundle.path), replace(CPU, options={"no.such": 1}))
+    assert tree(bundle.path) == before
+    with pytest.raises(Unavailable):
+        add_engine(open_bundle(bundle.path), Target("rtx", "tensorrt_rtx", "fp32", ""))
+    assert tree(bundle.path) == before
+
+
+def test_an_altered_graph_is_not_compiled_but_an_altered_engine_can_be_compiled_again(bundle: Bundle) -> None:
+    built = add_engine(bundle, CPU)
+    (bundle.path / "cpu" / "graph.onnx").write_bytes(b"damaged")
+    add_engine(built, CPU).verify_hashes()
+    (bundle.path / "base.onnx").write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"altered: base\.onnx"):
+        add_engine(open_bundle(bundle.path), CPU)
+
+
+def test_a_folder_of_other_things_is_not_replaced_by_an_engine(bundle: Bundle) -> None:
+    (bundle.path / "cpu").mkdir()
+    (bundle.path / "cpu" / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match=r"holds other things \(no target.json\)"):
+        add_engine(bundle, CPU)
+    assert (bundle.path / "cpu" / "notes.txt").read_text() == "mine"
+
+
+def test_a_recipe_in_the_bundle_that_is_malformed_is_refused(bundle: Bundle) -> None:
+    add_engine(bundle, CPU)
+    path = bundle.path / "cpu" / "target.json"
+    for content, complaint in (('{"name": 3}', "name is 3|is missing"), ("no json", "cannot be read")):
+        path.write_text(content)
+        with pytest.raises(BundleError, match=complaint):
+            engine_target(bundle, "cpu")
+    path.unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        engine_target(bundle, "cpu")
+
+
+# staging
+
+
+def test_a_staged_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "deep" / "bundle"
+    with staged(final) as folder:
+        assert not final.exists()
+        assert folder.parent == final.parent  # one disk, so that a rename is enough
+        assert folder.name.startswith(".subtune-tmp-")
+        (folder / "manifest.json").write_text("{}")
+    assert tree(tmp_path) == {"new/deep/bundle/manifest.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1), BundleError("a", "b")]
+)
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, failure: BaseException, existing: bool) -> None:
+    final = tmp_path / "deep" / "bundle"
+    if existing:
+        final.mkdir(parents=True)
+        (final / "manifest.json").write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(type(failure)), staged(final) as folder:
+        write_and_raise(folder / "manifest.json", failure)
+    assert sorted(tmp_path.rglob("*")) == before
+    if existing:
+        assert (final / "manifest.json").read_text() == "old"
+
+
+def test_an_older_bundle_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
+    for content in ({"manifest.json": "old", "stale.bin": "x"}, {}):
+        final = tmp_path / "bundle"
+        final.mkdir()
+        for name, text in content.items():
+            (final / name).write_text(text)
+        with staged(final) as folder:
+            (folder / "manifest.json").write_text("new")
+        assert tree(tmp_path) == {"bundle/manifest.json": b"new"}
+        shutil.rmtree(final)
+
+
+def test_a_file_or_a_folder_of_other_things_is_in_the_way_before_any_work_is_done(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    before = tree(tmp_path)
+    for name, complaint in (
+        ("file", "is a file"),
+        ("folder", "holds other things"),
+        ("file/bundle", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ):
+        with pytest.raises(BundleError, match=complaint), staged(tmp_path / name):
+            pytest.fail("the work began")
+    assert tree(tmp_path) == before
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (folder / "graph.onnx").write_text("first part")
+        Path("/dev/full").write_text("second part")
+
+    expected = pytest.raises(BundleError, match="No space left on device")
+    with expected as caught, staged(tmp_path / "bundle") as folder:
+        write(folder)
+    assert "free some space" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_under_a_library_in_c_is_told_too(tmp_path: Path) -> None:
+    # A file-size limit stands for the full disk; the writer is this package's own compile step.
+    bundle = make_bundle(tmp_path / "bundle")
+    code = f"""
+import resource
+from subtune_deploy.bundle import add_engine, open_bundle
+from subtune_deploy.errors import BundleError
+from subtune_deploy.backends.base import Target
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    add_engine(open_bundle({str(bundle.path)!r}), Target("cpu", "onnxruntime", "fp32", "", 1))
+except BundleError as error:
+    print("refused", error.message)
+"""
+    before = tree(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("refused"), done.stderr
+    assert tree(tmp_path) == before
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2000
+
+
+def test_missing_rights_are_told(tmp_path: Path) -> None:
+    def denied(path: Path) -> PermissionError:
+        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with (
+        pytest.raises(BundleError, match="Permission denied") as caught,
+        staged(tmp_path / "bundle") as folder,
+    ):
+        raise denied(folder / "graph.onnx")
+    assert "may write to" in caught.value.hint
+    with pytest.raises(PermissionError), staged(tmp_path / "bundle"):
+        raise denied(Path("/somewhere/else"))  # reading another file is not this folder's trouble
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(BundleError, match="Permission denied"), staged(tmp_path / "bundle"):
+        pytest.fail("the work began")
+
+
+def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replaced_file(path) as pending:
+        write_and_raise(pending, KeyboardInterrupt())
+    assert tree(tmp_path) == {"manifest.json": b"old"}
+    with replaced_file(path) as pending:
+        pending.write_text("new")
+        assert path.read_text() == "old"
+    assert tree(tmp_path) == {"manifest.json": b"new"}
+    for place in (tmp_path, tmp_path / "none" / "file"):
+        with pytest.raises(BundleError, match="a file is to be written there"), replaced_file(place):
+            pytest.fail("the work began")
+
+
+def test_what_appears_in_the_way_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    def appear() -> None:
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(BundleError, match="holds other things"), staged(tmp_path / "bundle"):
+        appear()
+    assert tree(tmp_path) == {"bundle/thesis.txt": b"mine"}
