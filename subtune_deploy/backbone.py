@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import find_blocks
@@ -22,7 +23,7 @@ from .errors import ModelError
 from .models import Model
 from .spec import Block, InputSpec
 from .topology import Carry, Node, Topology
-from .tracing import FAKE, PROBE_BATCHES, replace_in_place, trace_graph
+from .tracing import FAKE, PROBE_BATCHES, plain_attention, replace_in_place, trace_graph
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
     """
     network = model.module
     candidates = find_blocks(network, pattern)
-    with _input_errors(model), _plain_attention(), torch.no_grad():
+    with _input_errors(model), plain_attention(), torch.no_grad():
         network(torch.zeros(1, *model.input.shape))  # fills what models cache at their first run
     graph, leaves = trace_graph(network, candidates, model.input.shape)
     small, large = (_probe(graph, model, batch) for batch in PROBE_BATCHES)
@@ -128,7 +129,7 @@ class _Prober(fx.Interpreter):
 
 def _probe(graph: fx.Graph, model: Model, batch: int) -> dict[fx.Node, _Seen]:
     prober = _Prober(graph, model.module)
-    with _input_errors(model), _plain_attention(), FAKE, torch.no_grad():
+    with _input_errors(model), plain_attention(), FAKE, torch.no_grad():
         prober.run(torch.empty(batch, *model.input.shape))
     return {node: _Seen(seen.value, seen.macs // batch, seen.mutated) for node, seen in prober.seen.items()}
 
@@ -138,23 +139,17 @@ def _input_errors(model: Model) -> Iterator[None]:
     """What a network raises on an input that it was not built for."""
     try:
         yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ModelError(
+            f"{model.name} cannot be compiled: what it computes depends on values, at {error.func}",
+            "take the branch on values out of its forward",
+        ) from error
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         size = "x".join(map(str, model.input.shape))
         raise ModelError(
             f"{model.name} does not run on input {size}: {(str(error) or repr(error)).splitlines()[0]}",
             "give the size that the model was built for with --input-size CxHxW",
         ) from error
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Without the fused operator, into which torch's counter cannot see."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _version(value: Any) -> int:

@@ -256,7 +256,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, optional: Collection[st
 
 def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file that is either whole under `path` or not there (CheckpointError)."""
-    path = Path(path)
+    path = check_writable(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # Tensors that share memory are refused by the format, so each gets its own.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -264,11 +264,21 @@ def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping
         save_file(tensors, partial, metadata=dict(metadata))
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise CheckpointError(
             f"{path} cannot be written: {error}", "give a file in an existing folder with enough free space"
         ) from error
+    finally:  # an interruption leaves nothing either
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def check_writable(path: str | Path) -> Path:
+    """`path`, unless no file can be written there (CheckpointError): to be asked before a long training."""
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a folder" if path.is_dir() else "its folder does not exist"
+        raise CheckpointError(f"{path} cannot be written: {what}", "give a file in an existing folder")
+    return path
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -20,29 +20,23 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from .backbone import Backbone, trace
-from .backends import get_backend
-from .backends.base import ROLES, Batch, Engine, Target
-from .bundle import Bundle, Manifest, TaskEntry, add_engine, open_bundle, seal
+from .backends.base import Batch, Engine
+from .build import build, compile_bundle
+from .bundle import Bundle
 from .checkpoint import read_state, write_state
+from .demo_tables import base_table, cost_table, task_table
 from .environment import describe, noise_warnings
-from .errors import Unavailable
-from .export import export
+from .errors import InputError, Unavailable
 from .measure import Samples, measure_interleaved
 from .models import load_model
-from .parity import References, check
 from .pictures import load_picture
-from .plan import Plan, make_plan
-from .references import compute_references
-from .runtime import answers, load_engine
-from .spec import BASE, format_layers
-from .staging import staged
-from .stats import paired_ratio
+from .runtime import load_engine
+from .spec import BASE
 from .targets import load_target
-from .tasks import Task, base_task, owners, standalone, task_from_checkpoint, task_state, tuned_blocks
-from .tuning.data import Data, load_data
+from .tasks import Task, base_task, standalone, task_from_checkpoint, task_state
+from .tuning.data import Data, Dataset, load_data
 from .tuning.train import TrainConfig, TunedTask, tune
 
 MODEL = "timm:tf_efficientnet_lite0"
@@ -59,20 +53,29 @@ SECONDS = 12.0
 
 
 def run_demo(out: Path, *, console: Console) -> None:
-    """Tune, export, compile, verify, time; leaves the bundle, checkpoints and pictures in folder `out`.
+    """Tune, export, compile, check, time; leaves the bundle, checkpoints and pictures in folder `out`.
 
-    Needs no network. Raises Unavailable where the packages of the extra `demo` are missing, ParityError where
-    an engine answers anything but what the stand-alone models answer.
+    Needs no network. Raises Unavailable (a package of the extra `demo` is missing), InputError (`out`),
+    ParityError (an engine's answers are not those of the stand-alone models).
     """
     start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be a folder: {error.strerror}", "choose another folder") from error
+    with _one_thread():
+        _run(out, console)
+    console.print(f"All of this took {time.perf_counter() - start:.0f} s.")
+
+
+def _run(out: Path, console: Console) -> None:
     console.rule("The deployed base: EfficientNet-Lite0, ImageNet")
     backbone = trace(load_model(MODEL, str(_base_checkpoint(out / "base.safetensors")), SIZE))
-    photographs = _photographs(out / "pictures")
-    before = {path: _label(backbone, path) for path in photographs}
     console.print(
         f"{len(backbone.blocks)} blocks, {backbone.parameters:,} parameters, {backbone.macs:,} MACs"
     )
+    photographs = _photographs(out / "pictures")
+    before = {path: _label(backbone, path) for path in photographs}
 
     console.rule(f"The new task: digits, {TRAIN} to train on, {TEST} held out")
     data = load_data("digits", train=TRAIN, test=TEST)
@@ -80,18 +83,35 @@ def run_demo(out: Path, *, console: Console) -> None:
     tasks = [_reread(backbone, name, out) for name in FORKS if name != PROBE]
 
     console.rule("One graph, compiled and checked")
-    bundle = _compiled(backbone, tasks, out / "bundle", console)
+    bundle = _bundle(backbone, tasks, out / "bundle", photographs, console)
 
     console.rule("What it costs")
     with tempfile.TemporaryDirectory() as folder:
-        alone = {task.name: _compiled(backbone, [task], Path(folder, task.name), console) for task in tasks}
+        alone = {
+            task.name: _bundle(backbone, [task], Path(folder, task.name), photographs, console)
+            for task in tasks
+        }
+        for warning in noise_warnings(describe()):
+            console.print(f"[yellow]warning:[/] {warning}")
         timings = {target: _time(target, bundle, alone, photographs, console) for target in TARGETS}
 
-    console.print(_fork_table(tuned, timings))
-    console.print(_photograph_table(bundle, before))
-    console.print(_digit_table(bundle, data, [task.name for task in tasks], out / "pictures"))
-    console.print(f"\nThe bundle is {bundle.path}. Try: subtune-deploy run {bundle.path} {photographs[0]}")
-    console.print(f"All of this took {time.perf_counter() - start:.0f} s.")
+    accuracy = {name: each.accuracy for name, each in tuned.items()}
+    console.print(cost_table(FORKS, accuracy, timings))
+    console.print(base_table(bundle, before))
+    digits = _one_of_each(data.test, out / "pictures")
+    console.print(task_table(bundle, TARGETS[0], digits, [task.name for task in tasks]))
+    console.print(f"The bundle is {bundle.path}; try subtune-deploy run {bundle.path} {photographs[0]}")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small batches gain little from more, and lose a lot where another program wants the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # The base, and what is shown to it
@@ -121,6 +141,16 @@ def _photographs(folder: Path) -> list[Path]:
     except ImportError as error:
         raise _missing("scikit-image") from error
     return [_saved(getattr(data, name)(), folder / f"{name}.png") for name in PHOTOGRAPHS]
+
+
+def _one_of_each(data: Dataset, folder: Path) -> dict[Path, str]:
+    """Files of one picture of each class, with its true label."""
+    found = {}
+    for label, name in enumerate(data.classes):
+        picture = data.pictures[int(np.flatnonzero(data.labels == label)[0])]
+        assert isinstance(picture, np.ndarray)
+        found[_saved(picture, folder / f"digit_{name}.png")] = name
+    return found
 
 
 def _saved(pixels: npt.NDArray[np.uint8], path: Path) -> Path:
@@ -168,85 +198,37 @@ def _reread(backbone: Backbone, name: str, out: Path) -> Task:
     return task_from_checkpoint(backbone, name, read_state(out / f"{name}.safetensors"), layers=FORKS[name])
 
 
-# One graph
-
-
-def _compiled(backbone: Backbone, tasks: Sequence[Task], folder: Path, console: Console) -> Bundle:
-    """A bundle of the base and `tasks`, with an engine for each target; every engine is checked."""
+def _bundle(
+    backbone: Backbone, tasks: Sequence[Task], folder: Path, pictures: Sequence[Path], console: Console
+) -> Bundle:
+    """One graph for the base and `tasks`, and an engine for each target; all are checked."""
     names = ", ".join((BASE, *(task.name for task in tasks)))
-    with console.status(f"exporting {names}"):
-        bundle = _build(backbone, tasks, folder)
-    for name in TARGETS:
-        with console.status(f"compiling {names} for {name}"):
-            bundle = _checked(bundle, load_target(name))
-        figures = [figure for figure in bundle.manifest.parity if figure.get("engine") == name]
-        worst = max(figure["error"] for figure in figures)
-        same = all(f["identical"] for f in figures if f["against"] == "base engine")
-        told = ", base bit for bit as in its own engine" if same else ""
-        console.print(f"{names} on {name}: worst relative error {worst:.1e}{told}")
+    with console.status("") as status:
+        bundle = build(backbone, tasks, folder, pictures=pictures, say=status.update)
+        for target in TARGETS:
+            status.update(f"compiling for {target}")
+            bundle = compile_bundle(bundle, load_target(target))
+    for target in TARGETS:
+        figures = [figure for figure in bundle.manifest.parity if figure["engine"] == target]
+        same = all(figure["identical"] for figure in figures if figure["against"] == "base engine")
+        console.print(
+            f"{names} on {target}: relative error at most {max(figure['error'] for figure in figures):.1e}"
+            + (", base answers as its own engine, bit for bit" if same else "")
+        )
     return bundle
-
-
-def _build(backbone: Backbone, tasks: Sequence[Task], folder: Path) -> Bundle:
-    """Export one graph for the base and `tasks`; whole under its name, or not there."""
-    plan = make_plan(backbone.topology, owners(tasks))
-    with staged(folder) as pending:
-        export(backbone, tasks, plan).save(pending)
-        compute_references(backbone, tasks).save(pending)
-        seal(pending, _manifest(backbone, tasks, plan))
-    return open_bundle(folder)
-
-
-def _manifest(backbone: Backbone, tasks: Sequence[Task], plan: Plan) -> Manifest:
-    entries = [
-        TaskEntry(task.name, tuned_blocks(backbone, task), task.classes, task.labels or None)
-        for task in (base_task(backbone), *tasks)
-    ]
-    return Manifest(
-        model=backbone.name,
-        weights=backbone.weights,
-        input=backbone.input,
-        batch=1,
-        blocks=backbone.blocks,
-        tasks=tuple(entries),
-        plan=plan.to_json(),
-        versions=describe()["libraries"],
-    )
-
-
-def _checked(bundle: Bundle, target: Target) -> Bundle:
-    """Compile for `target`; the engine is kept only if every task answers as its stand-alone model."""
-    backend = get_backend(target.backend)
-    references = References.load(bundle.path)
-
-    def parity(folder: Path) -> list[dict[str, Any]]:
-        graph, lone = (backend.load(folder, role, target) for role in ROLES)
-        return check(graph, lone, references, batch=bundle.manifest.batch, precision=target.precision)
-
-    return add_engine(bundle, target, parity)
-
-
-# What it costs
 
 
 @dataclass(frozen=True)
 class _OneAfterTheOther:
     """Two engines as one: what a task costs that brings a network of its own."""
 
-    first: Engine
-    second: Engine
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self.first.outputs
-
-    @property
-    def threads(self) -> int:
-        return self.first.threads
+    networks: tuple[Engine, Engine]
+    outputs: tuple[str, ...]
+    threads: int
 
     def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
-        self.second.run(batch)
-        return self.first.run(batch)
+        self.networks[0].run(batch)
+        return self.networks[1].run(batch)
 
 
 def _time(
@@ -256,62 +238,10 @@ def _time(
     engines: dict[str, Engine] = {BASE: load_engine(both, target, "base")}
     engines |= {name: load_engine(bundle, target) for name, bundle in alone.items()}
     engines["both forks"] = load_engine(both, target)
-    engines["a second network"] = _OneAfterTheOther(engines[BASE], load_engine(both, target, "base"))
+    base, second = engines[BASE], load_engine(both, target, "base")
+    engines["a second network"] = _OneAfterTheOther((base, second), base.outputs, base.threads)
     batches = [load_picture(path, both.manifest.input)[None] for path in pictures]
-    for warning in noise_warnings(describe()):
-        console.print(f"[yellow]warning:[/] {warning}")
     with _bar(console, f"timing on {target}") as tick:
         return measure_interleaved(
             engines, batches, seconds=SECONDS, progress=lambda part: tick("interleaved", part, 1.0)
         )
-
-
-# What came out
-
-
-def _fork_table(tuned: Mapping[str, TunedTask], timings: Mapping[str, Samples]) -> Table:
-    table = Table(title="Added latency, with its 95 % interval, beside the base alone")
-    for column in ("what is added", "blocks", "digits right", *timings):
-        table.add_column(column)
-    for name in (*FORKS, "both forks", "a second network"):
-        blocks = format_layers(FORKS[name]) if name in FORKS else ""
-        accuracy = f"{tuned[name].accuracy:.1%}" if name in tuned else ""
-        table.add_row(name, blocks, accuracy, *(_added(samples, name) for samples in timings.values()))
-    table.add_row(BASE, "", "", *(f"{np.median(samples[BASE]) * 1e3:.2f} ms" for samples in timings.values()))
-    return table
-
-
-def _added(samples: Samples, name: str) -> str:
-    if name not in samples:
-        return "not built"
-    ratio = paired_ratio(samples[BASE], samples[name])
-    return f"{ratio.value - 1:+.1%} ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
-
-
-def _photograph_table(bundle: Bundle, before: Mapping[Path, str]) -> Table:
-    table = Table(title="The base task, before and in the graph with two more tasks")
-    for column in ("picture", "stand-alone network", *TARGETS):
-        table.add_column(column)
-    found = {target: _first(bundle, target, list(before), BASE) for target in TARGETS}
-    for index, (path, label) in enumerate(before.items()):
-        table.add_row(path.stem, label, *(found[target][index] for target in TARGETS))
-    return table
-
-
-def _digit_table(bundle: Bundle, data: Data, names: Sequence[str], folder: Path) -> Table:
-    """Each task's answers, on the first target, for one held-out digit of each class."""
-    rows = [int(np.flatnonzero(data.test.labels == label)[0]) for label in range(10)]
-    paths = []
-    for row in rows:
-        picture = data.test.pictures[row]
-        assert isinstance(picture, np.ndarray)
-        paths.append(_saved(picture, folder / f"digit_{data.test.labels[row]}.png"))
-    table = Table("task", *data.test.classes, title="Held-out digits, one of each, as the graph reads them")
-    for name in names:
-        table.add_row(name, *_first(bundle, TARGETS[0], paths, name))
-    return table
-
-
-def _first(bundle: Bundle, target: str, pictures: Sequence[Path], task: str) -> list[str]:
-    found = answers(load_engine(bundle, target), bundle.manifest, pictures)
-    return [str(guesses[task][0][0]) for guesses in found]

@@ -11,7 +11,7 @@ from torch import nn
 
 from .backbone import Backbone
 from .tasks import Task
-from .tracing import without_in_place
+from .tracing import plain_attention, without_in_place
 
 
 def groupable(backbone: Backbone, tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -71,7 +71,8 @@ class Grouped(nn.Module):
         def one(own: dict[str, torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
             return torch.func.functional_call(self._template[0], own, values)  # type: ignore[no-any-return]
 
-        results = torch.vmap(one, in_dims=(0, *in_axes), out_dims=self.out_axis)(weights, *apart)
+        with plain_attention():
+            results = torch.vmap(one, in_dims=(0, *in_axes), out_dims=self.out_axis)(weights, *apart)
         return results.flatten(self.out_axis, self.out_axis + 1)
 
 

@@ -195,7 +195,7 @@ def _calibrate(model: Model, norms: list[nn.BatchNorm1d | nn.BatchNorm2d]) -> No
         norm.train()
         norm.momentum = 1.0
     try:
-        model.module(torch.randn(2, *model.input.shape))
+        model.module(_pictures(model.input.shape))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise ModelError(
             f"{model.name} does not run on input {_times(model.input.shape)}: {error}",
@@ -205,7 +205,15 @@ def _calibrate(model: Model, norms: list[nn.BatchNorm1d | nn.BatchNorm2d]) -> No
         norm.momentum = momentum
         norm.eval()
         if norm.running_var is not None:  # a dead channel must not be blown up
-            norm.running_var.clamp_(min=max(1e-5, 0.01 * float(norm.running_var.mean())))
+            norm.running_var.clamp_(min=max(1e-5, 0.1 * float(norm.running_var.mean())))
+
+
+def _pictures(shape: Size) -> torch.Tensor:
+    """White noise, and blots as smooth as a photograph: statistics of either alone do not suit the other."""
+    noise = torch.randn(2, *shape)
+    blots = torch.randn(2, shape[0], 6, 6)
+    smooth = nn.functional.interpolate(blots, shape[1:], mode="bicubic", align_corners=False)
+    return torch.cat([noise, smooth])
 
 
 def _torchvision(name: str) -> _Source:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import ModelError
 
@@ -56,8 +57,8 @@ class _Tracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition that two batch sizes answer alike is a fact about the model, not about its input."""
         first, second = (self._value(obj.node, batch) for batch in PROBE_BATCHES)
-        if isinstance(first, bool) and first == second:
-            return first
+        if isinstance(first, (bool, int)) and first == second:
+            return bool(first)
         return super().to_bool(obj)
 
     def _value(self, node: fx.Node, batch: int) -> Any:
@@ -163,3 +164,15 @@ def without_in_place(module: nn.Module) -> nn.Module:
 def example(shape: tuple[int, int, int], batch: int, seed: int = 0) -> torch.Tensor:
     """A reproducible, non-zero batch (N, C, H, W)."""
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Without the fused operators, which torch can neither count through, nor batch over weights."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

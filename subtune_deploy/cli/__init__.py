@@ -7,6 +7,8 @@ Results go to stdout, progress and warnings to stderr. Exit status: 0 done; 1 a 
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,8 +33,8 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="subtune-deploy")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def cli() -> None:
     """Put tasks that were SubTuned on one backbone into ONE engine, check it, and time it."""
 
 
@@ -41,10 +43,14 @@ for command in (*networks.COMMANDS, *bundles.COMMANDS, *machine.COMMANDS):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `subtune-deploy`; always exits."""
+    """Entry point of `subtune-deploy`; always exits. `--debug` may stand anywhere."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"] or ["--help"]
     try:
-        sys.exit(cli.main(given, prog_name="subtune-deploy", standalone_mode=False) or 0)
+        sys.exit(cli.main(words, prog_name="subtune-deploy", standalone_mode=False) or 0)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (SubtuneError, click.ClickException, OSError) as error:
         if "--debug" in given:
             traceback.print_exc()
@@ -63,7 +69,7 @@ def _told(error: Exception) -> tuple[str, str, int]:
         message, _, hint = error.format_message().partition("\n")
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "subtune-deploy"
-        return message.rstrip("."), hint or f"see {command} --help", 2
+        return message.rstrip("."), " ".join(hint.split()) or f"see {command} --help", 2
     assert isinstance(error, OSError)
     hint = "free some space" if error.errno == errno.ENOSPC else "check the path and its permissions"
     return f"{error.filename or 'a file'}: {error.strerror or error}", hint, 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import BundleError, Unavailable
-from .common import bar, bundle_argument, json_option, messages, print_json, print_table, target_option
+from .common import bar, bundle_argument, json_option, messages, print_json, print_table, status
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 @click.command("compile")
 @bundle_argument
 @click.option(
-    "--target", "targets", multiple=True, default=("cpu",), show_default=True, help="A recipe; repeatable."
+    "--target",
+    "targets",
+    multiple=True,
+    default=("cpu",),
+    show_default=True,
+    metavar="NAME",
+    help="A recipe's name, or its file; repeatable.",
 )
 def compile_(folder: Path, targets: tuple[str, ...]) -> None:
-    """Engines for targets, each checked against every task's stand-alone model before it is kept."""
+    """Engines for targets, kept if every task answers rightly."""
     from ..build import compile_bundle
     from ..bundle import open_bundle
     from ..targets import load_target
@@ -29,8 +36,9 @@ def compile_(folder: Path, targets: tuple[str, ...]) -> None:
     recipes = [load_target(name) for name in targets]
     bundle = open_bundle(folder)
     for recipe in recipes:
-        with messages.status(f"compiling for {recipe.name}"):
+        with status(f"compiling for {recipe.name}"):
             bundle = compile_bundle(bundle, recipe)
+        click.echo(f"engine {recipe.name}, against what the stand-alone models answered:")
         _print_parity(bundle, recipe.name)
     click.echo(f"bundle: {folder}")
 
@@ -50,7 +58,6 @@ def _print_parity(bundle: Bundle, engine: str) -> None:
             for f in bundle.manifest.parity
             if f.get("engine") == engine
         ),
-        title=f"engine {engine}",
     )
 
 
@@ -61,60 +68,72 @@ def _yes(fact: bool) -> str:
 @click.command()
 @bundle_argument
 def verify(folder: Path) -> None:
-    """Hashes of all files, then every engine's parity again, on this machine."""
+    """Hashes of all files, then every engine's answers again."""
     from ..build import check_engine, check_graph
     from ..bundle import engine_target, open_bundle
 
     bundle = open_bundle(folder)
     bundle.verify_hashes()
     click.echo(f"{len(bundle.manifest.files)} files are as they were made")
-    check_graph(bundle.path, bundle.manifest.batch)
-    click.echo("graph.onnx: every task answers as its stand-alone model")
-    away = []
+    _echo_parity("graph.onnx", check_graph(bundle.path, bundle.manifest.batch))
+    away = {}
     for name in bundle.manifest.engines:
         try:
-            check_engine(bundle, engine_target(bundle, name), bundle.path / name)
-            click.echo(f"{name}: every task answers as its stand-alone model")
+            _echo_parity(name, check_engine(bundle, engine_target(bundle, name), bundle.path / name))
         except Unavailable as error:
-            away.append(name)
-            messages.print(f"{name}: not checked, {error.message} ({error.hint})")
+            away[name] = error
+            messages.print(f"{name}: not checked, {error.message}")
     if away:
-        raise Unavailable(
-            f"not checked here: {', '.join(away)}", "verify the bundle on a device that has them"
-        )
+        hints = dict.fromkeys(error.hint for error in away.values())
+        raise Unavailable(f"not checked here: {', '.join(away)}", "; ".join(hints))
+
+
+def _echo_parity(name: str, figures: Sequence[Mapping[str, Any]]) -> None:
+    worst = max(figure["error"] for figure in figures)
+    click.echo(f"{name}: every task answers as its stand-alone model, relative error at most {worst:.1e}")
 
 
 @click.command()
 @bundle_argument
-@target_option
+@click.option("--target", metavar="NAME", help="One engine of the bundle; default: all.")
 @click.option(
     "--seconds", type=click.FloatRange(0.1), default=20.0, show_default=True, help="At most, per target."
 )
 @json_option
 def bench(folder: Path, target: str | None, seconds: float, as_json: bool) -> None:
-    """Median latency, and latency added to the base engine, both engines interleaved in one process."""
+    """Median latency, and what is added to the base alone.
+
+    The base's own engine and the engine with all tasks run by turns in one process, so that both meet the same
+    disturbances. The samples are kept in the bundle.
+    """
     from ..bundle import open_bundle, save_manifest
     from ..environment import describe, noise_warnings
 
     bundle = open_bundle(folder)
     host = describe()
+    for warning in noise_warnings(host):
+        messages.print(f"warning: {warning}")
     records = []
     for name in _compiled(bundle, target):
         records.append(_measured(bundle, name, seconds, host))
-        for warning in noise_warnings(host, records[-1]["samples"]["base"]):
-            messages.print(f"warning: {warning}")
-    kept = [m for m in bundle.manifest.measurements if m.get("engine") not in {r["engine"] for r in records}]
-    save_manifest(bundle.path, dataclasses.replace(bundle.manifest, measurements=(*kept, *records)))
+        for warning in noise_warnings({}, records[-1]["samples"]["base"]):
+            messages.print(f"warning: {name}: {warning}")
     if as_json:
         print_json({"bundle": str(folder), "measurements": records})
-        return
+    else:
+        _print_latencies(records)
+    kept = [m for m in bundle.manifest.measurements if m.get("engine") not in {r["engine"] for r in records}]
+    save_manifest(bundle.path, dataclasses.replace(bundle.manifest, measurements=(*kept, *records)))
+
+
+def _print_latencies(records: Iterable[Mapping[str, Any]]) -> None:
     print_table(
         ("engine", "base", "all tasks", "added", "95 % interval", "pairs"),
         (
             (
                 record["engine"],
-                f"{record['base_seconds'] * 1e3:.2f} ms",
-                f"{record['graph_seconds'] * 1e3:.2f} ms",
+                _milliseconds(record["base_seconds"]),
+                _milliseconds(record["graph_seconds"]),
                 f"{record['ratio'] - 1:+.1%}",
                 f"{record['low'] - 1:+.1%} to {record['high'] - 1:+.1%}",
                 len(record["samples"]["base"]),
@@ -122,6 +141,10 @@ def bench(folder: Path, target: str | None, seconds: float, as_json: bool) -> No
             for record in records
         ),
     )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.{2 if seconds >= 1e-3 else 4}f} ms"
 
 
 def _compiled(bundle: Bundle, target: str | None) -> list[str]:
@@ -167,7 +190,7 @@ def _measured(bundle: Bundle, name: str, seconds: float, host: dict[str, Any]) -
 @click.command()
 @bundle_argument
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE...")
-@target_option
+@click.option("--target", metavar="NAME", help="An engine of the bundle; default: its first.")
 @json_option
 def run(folder: Path, pictures: tuple[Path, ...], target: str | None, as_json: bool) -> None:
     """Every task's answer for real pictures."""
@@ -178,9 +201,13 @@ def run(folder: Path, pictures: tuple[Path, ...], target: str | None, as_json: b
     name = _compiled(bundle, target)[0]
     found = answers(load_engine(bundle, name), bundle.manifest, pictures)
     if as_json:
-        rows = [{"picture": str(p), "answers": tasks} for p, tasks in zip(pictures, found, strict=True)]
+        rows = [
+            {"picture": str(path), "answers": {task: _guesses(each) for task, each in tasks.items()}}
+            for path, tasks in zip(pictures, found, strict=True)
+        ]
         print_json({"bundle": str(folder), "engine": name, "pictures": rows})
         return
+    messages.print(f"engine {name}")
     print_table(
         ("picture", "task", "answer", "probability"),
         (
@@ -189,6 +216,10 @@ def run(folder: Path, pictures: tuple[Path, ...], target: str | None, as_json: b
             for task, guesses in tasks.items()
         ),
     )
+
+
+def _guesses(guesses: Iterable[tuple[str | int, float]]) -> list[dict[str, str | int | float]]:
+    return [{"class": label, "probability": probability} for label, probability in guesses]
 
 
 COMMANDS = (compile_, verify, bench, run)

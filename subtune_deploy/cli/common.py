@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import InputError
+from ..spec import parse_layers
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
 
+UNWRAPPED = 10_000
+"""Columns of a table that no terminal shows."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+messages = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def network_options(command: Command) -> Command:
@@ -57,9 +63,11 @@ def network_options(command: Command) -> Command:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 bundle_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-target_option = click.option(
-    "--target", "target", default=None, metavar="NAME", help="A compiled target; default: all of the bundle."
-)
+
+
+def status(text: str) -> Status:
+    """A spinner on stderr, on a terminal alone; `text` is shown as it is, brackets too."""
+    return messages.status(Text(text))
 
 
 def read_backbone(model: str, weights: str, input_size: str | None, pattern: str | None) -> Backbone:
@@ -67,7 +75,7 @@ def read_backbone(model: str, weights: str, input_size: str | None, pattern: str
     from ..backbone import trace
     from ..models import load_model
 
-    with messages.status(f"reading {model}"):
+    with status(f"reading {model}"):
         return trace(load_model(model, weights, parse_size(input_size)), pattern)
 
 
@@ -80,6 +88,11 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
         raise InputError(f"input size {text!r} is not CxHxW", "give channels, height, width, as in 3x224x224")
     channels, height, width = map(int, match.groups())
     return channels, height, width
+
+
+def read_layers(text: str, backbone: Backbone) -> tuple[int, ...]:
+    """A fork of this backbone; `none` is the empty one. Raises LayersError."""
+    return () if text == "none" else parse_layers(text, len(backbone.blocks))
 
 
 def pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -100,24 +113,26 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=1))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout, numbers to the right; plain and unwrapped where it is not a terminal."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    table = Table(*columns, title=title, box=None, title_justify="left", pad_edge=False)
+        console.width = UNWRAPPED
+    table = Table(*columns, box=None, pad_edge=False)
     for index, row in enumerate(rows):
         for column, cell in zip(table.columns, row, strict=True):
             if index == 0 and re.fullmatch(r"[-+]?[\d,.]+( ?[%a-zA-Z]*)?", str(cell)):
                 column.justify = "right"
         table.add_row(*(str(cell) for cell in row))
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 @contextmanager
 def bar(title: str) -> Iterator[Callable[[str, float, float], None]]:
     """A bar on stderr that takes (what, done, total); only on a terminal, and gone when it is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
         task = progress.add_task(title)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from ..records import to_plain
-from .common import json_option, messages, print_json, print_table
+from .common import json_option, print_json, print_table
 
 
 @click.command()
@@ -69,10 +70,10 @@ def targets(as_json: bool) -> None:
     help="Where bundle, checkpoints and pictures go.",
 )
 def demo(out: Path) -> None:
-    """All of it on real weights and real pictures, offline, in minutes."""
+    """All of it on real weights and pictures, offline, in minutes."""
     from ..demo import run_demo
 
-    run_demo(out, console=messages)
+    run_demo(out, console=Console(stderr=True, highlight=False, soft_wrap=True))
 
 
 COMMANDS = (doctor, targets, demo)

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import LayersError, TaskError, did_you_mean
-from ..spec import format_layers, parse_layers
-from .common import bar, json_option, messages, network_options, pairs, print_json, print_table, read_backbone
+from ..spec import BASE, check_task_name, format_layers
+from .common import (
+    bar,
+    json_option,
+    messages,
+    network_options,
+    pairs,
+    print_json,
+    print_table,
+    read_backbone,
+    read_layers,
+)
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..bundle import Bundle, Manifest
     from ..tasks import Task
 
 
 @click.command()
 @network_options
 @json_option
-def blocks(model: str, weights: str, input_size: str | None, pattern: str | None, as_json: bool) -> None:
-    """The block table of a model: what can be tuned, and what it weighs."""
-    backbone = read_backbone(model, weights, input_size, pattern)
+def blocks(as_json: bool, **network: Any) -> None:
+    """The block table: what can be tuned, and what it weighs."""
+    backbone = read_backbone(**network)
     if as_json:
         total = {"parameters": backbone.parameters, "macs": backbone.macs}
         rows = [dataclasses.asdict(block) for block in backbone.blocks]
@@ -53,12 +65,16 @@ def _times(shape: Sequence[int]) -> str:
 @click.command()
 @network_options
 @click.option(
-    "--layers", metavar="LAYERS", help="The fork, as in 13-14 or 2,14; with --task: what it must be."
+    "--layers",
+    metavar="LAYERS",
+    help="The fork, as in 13-14 or 2,14; none: the head alone; with --task: what it must be.",
 )
 @click.option(
     "--task", "files", multiple=True, metavar="NAME=FILE", help="A task and its checkpoint; repeatable."
 )
-@click.option("--tasks", "count", type=click.IntRange(1, 256), help="So many latency candidates on --layers.")
+@click.option(
+    "--tasks", "count", type=click.IntRange(1, 256), help="So many candidates on --layers: task1, task2, ..."
+)
 @click.option(
     "--siamese", multiple=True, metavar="NAME", help="The task's head also sees the base's features."
 )
@@ -70,9 +86,19 @@ def _times(shape: Sequence[int]) -> str:
     help="Batch-norm statistics that moved in blocks that were not tuned: take the base's, or fork them too.",
 )
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Pictures per call.")
-@click.option("--merge", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option(
-    "--lowering", type=click.Choice(["auto", "branch", "grouped"]), default="auto", show_default=True
+    "--merge",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Run shared blocks after a fork on all tasks' streams packed in one batch.",
+)
+@click.option(
+    "--lowering",
+    type=click.Choice(["auto", "branch", "grouped"]),
+    default="auto",
+    show_default=True,
+    help="A forked block as one operator per task, or as one grouped operator for all.",
 )
 @click.option(
     "--picture",
@@ -81,44 +107,43 @@ def _times(shape: Sequence[int]) -> str:
     type=click.Path(path_type=Path),
     help="A real input for the parity check; default: two photographs of the package.",
 )
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="The bundle; default: engines/MODEL_LAYERS."
-)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle; default: engines/MODEL_FORK.")
 def export(
-    model: str,
-    weights: str,
-    input_size: str | None,
-    pattern: str | None,
     layers: str | None,
     files: tuple[str, ...],
     count: int | None,
     siamese: tuple[str, ...],
     drift: Any,
-    out: Path | None,
     batch: str,
+    merge: Any,
+    lowering: Any,
     pictures: tuple[Path, ...],
-    **choices: Any,
+    out: Path | None,
+    **network: Any,
 ) -> None:
-    """ONE multi-task ONNX graph, checked against every task's stand-alone model."""
+    """ONE multi-task ONNX graph, checked against each task's own model.
+
+    With --task NAME=FILE, once per task, the graph of a real deployment on --weights FILE. Which blocks a task
+    tuned is found by comparing the two files.
+
+    With --layers alone a latency candidate: its weights are random and differ from the base's.
+    """
     from ..build import BuildOptions, build, parse_batch
 
-    options = BuildOptions(batch=parse_batch(batch), **choices)
+    options = BuildOptions(parse_batch(batch), merge, lowering)
     checkpoints = pairs(files, "--task")
-    if not layers and not checkpoints:
-        raise LayersError("no fork was given", "give --layers 13-14, or --task NAME=CHECKPOINT")
+    if layers is None and not checkpoints:
+        raise LayersError("no fork was given", "give --layers 13-14, or --task NAME=FILE")
     if checkpoints and count:
-        raise TaskError(
-            "--task and --tasks were both given", "--tasks makes candidates, --task takes checkpoints"
-        )
-    backbone = read_backbone(model, weights, input_size, pattern)
-    fork = parse_layers(layers, len(backbone.blocks)) if layers else None
+        raise TaskError("--task and --tasks were both given", "--task takes files, --tasks makes candidates")
+    backbone = read_backbone(**network)
+    fork = None if layers is None else read_layers(layers, backbone)
     if checkpoints:
         tasks = _from_checkpoints(backbone, checkpoints, fork, drift, siamese)
     else:
         tasks = _candidates(backbone, fork or (), count or 1, siamese)
-    out = out or Path("engines", _folder_name(model, fork, checkpoints))
-    bundle = build(backbone, tasks, out, options, pictures=pictures, say=lambda line: messages.print(line))
-    _report(bundle)
+    out = out or Path("engines", _folder_name(backbone.name, fork, checkpoints, count or 1))
+    _report(build(backbone, tasks, out, options, pictures=pictures, say=messages.print))
 
 
 def _candidates(
@@ -172,19 +197,22 @@ def _check_known(names: Collection[str], known: Collection[str]) -> None:
             raise TaskError(f"--siamese names {name!r}, which is no task", did_you_mean(name, known))
 
 
-def _folder_name(model: str, fork: tuple[int, ...] | None, files: Collection[str]) -> str:
-    plain = "".join(letter if letter.isalnum() else "_" for letter in model.removeprefix("timm:"))
-    return f"{plain}_{'_'.join(files) if files else format_layers(fork or ())}"
+def _folder_name(model: str, fork: tuple[int, ...] | None, files: Collection[str], count: int) -> str:
+    """`resnet50_13-14`, `resnet50_13-14_x8` for eight candidates, `mine_make_birds_signs` for checkpoints."""
+    plain = re.sub(r"\W+", "_", Path(model.removeprefix("timm:")).name.replace(".py:", ":"))
+    if files:
+        return f"{plain}_{'_'.join(files)}"
+    return f"{plain}_{format_layers(fork or ())}{f'_x{count}' if count > 1 else ''}"
 
 
-def _report(bundle: Any) -> None:
+def _report(bundle: Bundle) -> None:
     manifest = bundle.manifest
     print_table(
         ("output", "blocks", "classes", "worst error", "same class"),
         (
             (
                 task.name,
-                format_layers(task.layers) if task.layers else "-",
+                "-" if task.name == BASE else format_layers(task.layers),
                 task.classes,
                 f"{max(figure['error'] for figure in _of(manifest, task.name)):.1e}",
                 f"{min(figure['agreeing'] for figure in _of(manifest, task.name)):.0%}",
@@ -195,7 +223,7 @@ def _report(bundle: Any) -> None:
     click.echo(f"bundle: {bundle.path}")
 
 
-def _of(manifest: Any, task: str) -> list[Any]:
+def _of(manifest: Manifest, task: str) -> list[Mapping[str, Any]]:
     return [f for f in manifest.parity if f["task"] == task and f["against"] == "stand-alone model"]
 
 
@@ -205,52 +233,61 @@ def _of(manifest: Any, task: str) -> list[Any]:
     "--layers", required=True, metavar="LAYERS", help="Blocks to tune, as in 13-14; none: the head alone."
 )
 @click.option(
-    "--data", required=True, help="A folder of class folders, or digits (5,000 real ones, offline)."
+    "--data",
+    required=True,
+    metavar="DIR|digits",
+    help="A folder with a folder of pictures per class, or 5,000 real digits.",
 )
-@click.option("--name", default="task", show_default=True, help="The task.")
+@click.option("--name", default="task", show_default=True, help="What the task is called.")
 @click.option("--train", type=click.IntRange(2), help="Pictures to train on; default: four fifths.")
 @click.option("--test", type=click.IntRange(1), help="Pictures held out; default: a fifth.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The task's checkpoint.")
 def tune(
-    model: str,
-    weights: str,
-    input_size: str | None,
-    pattern: str | None,
-    layers: str,
-    data: str,
-    name: str,
-    train: int | None,
-    test: int | None,
-    out: Path,
-    **settings: Any,
+    layers: str, data: str, name: str, train: int | None, test: int | None, out: Path, **others: Any
 ) -> None:
-    """SubTuning of one task: train the blocks and a new head, everything else frozen."""
-    from ..checkpoint import write_state
+    """SubTuning of one task: some blocks and a new head.
+
+    All else stays frozen, batch-norm statistics too. What differs from the base is written to the checkpoint,
+    for export --task NAME=FILE.
+    """
+    from ..checkpoint import check_writable, write_state
     from ..tasks import task_state
     from ..tuning.data import load_data
-    from ..tuning.train import TrainConfig
+    from ..tuning.settings import TrainConfig
     from ..tuning.train import tune as train_task
 
-    config = TrainConfig(**settings)
-    backbone = read_backbone(model, weights, input_size, pattern)
-    fork = () if layers == "none" else parse_layers(layers, len(backbone.blocks))
+    check_task_name(name)
+    check_writable(out)
+    config = TrainConfig(**{each.name: others.pop(each.name) for each in dataclasses.fields(TrainConfig)})
+    backbone = read_backbone(**others)
+    fork = read_layers(layers, backbone)
     found = load_data(data, train=train, test=test, seed=config.seed)
     for line in found.skipped:
         messages.print(f"skipped: {line}")
     with bar(f"tuning {name}") as tick:
         tuned = train_task(backbone, name, found.train, found.test, fork, config, progress=tick)
     write_state(out, *task_state(backbone, tuned.task))
-    click.echo(f"{name}: blocks {layers}, {tuned.accuracy:.1%} of {len(found.test)} held-out pictures; {out}")
+    click.echo(
+        f"{name}: blocks {format_layers(fork)}, {tuned.accuracy:.1%} of {len(found.test)} held-out pictures right"
+    )
+    click.echo(f"checkpoint: {out}")
 
 
 def _training_options(command: click.Command) -> click.Command:
     """One option for each field of TrainConfig, so that neither is declared twice."""
     from ..tuning.settings import TrainConfig
 
-    for setting in reversed(dataclasses.fields(TrainConfig)):
+    for setting in dataclasses.fields(TrainConfig):
         flag = f"--{setting.name.replace('_', '-')}"
-        kind = type(setting.default)
-        command.params.append(click.Option([flag], type=kind, default=setting.default, show_default=True))
+        command.params.append(
+            click.Option(
+                [flag],
+                type=type(setting.default),
+                default=setting.default,
+                show_default=True,
+                help=setting.metadata.get("help"),
+            )
+        )
     return command
 
 

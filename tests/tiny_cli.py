@@ -1,0 +1,121 @@
+"""What the tests of the command line share: a network in a file, checkpoints tuned on it, a call of the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from subtune_deploy.cli import main
+
+PHOTOGRAPH = Path(__file__).parents[1] / "subtune_deploy" / "assets" / "chelsea.jpg"
+
+NET = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+    def forward(self, x):
+        return x + torch.relu(self.norm(self.conv(x)))
+
+
+class Net(nn.Module):
+    input_size = (3, 32, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class Undecided(Net):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Fixed(Net):
+    def forward(self, x):
+        return super().forward(x.reshape(-1, 3, 32, 32))
+
+
+def wide():
+    net = Net()
+    net.fc = nn.Linear(8, 50)
+    return net
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """stdout, which must be one JSON document."""
+        assert self.status == 0, self.err
+        return json.loads(self.out)
+
+    def row(self, *start: str) -> list[str]:
+        """The words of the one line on stdout that starts with these words."""
+        rows = [line.split() for line in self.out.splitlines()]
+        (found,) = [row for row in rows if row[: len(start)] == list(start)]
+        return found
+
+
+def cli(*arguments: object) -> Ran:
+    """`subtune-deploy ARGUMENTS`, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    caught = pytest.raises(SystemExit)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), caught as leaving:
+        main([str(each) for each in arguments])
+    assert isinstance(leaving.value.code, int)
+    return Ran(leaving.value.code, out.getvalue(), err.getvalue())
+
+
+def write_network(folder: Path) -> dict[str, Tensor]:
+    """net.py and base.pt; the base's weights."""
+    (folder / "net.py").write_text(NET)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        state = runpy.run_path(str(folder / "net.py"))["Net"]().state_dict()
+    torch.save(state, folder / "base.pt")
+    return dict(state)
+
+
+def tuned(base: dict[str, Tensor], blocks: list[int], classes: int, seed: int = 0) -> dict[str, Tensor]:
+    """A whole fine-tuned state: the weights of `blocks`, numbered from 1, moved, and a new head."""
+    generator = torch.Generator().manual_seed(seed)
+    places = tuple(f"blocks.{number - 1}." for number in blocks)
+    state = {
+        name: tensor + 0.2 * torch.rand(tensor.shape, generator=generator)
+        if name.startswith(places) and tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in base.items()
+    }
+    state["fc.weight"] = torch.randn(classes, 8, generator=generator)
+    state["fc.bias"] = torch.randn(classes, generator=generator)
+    return state
