@@ -71,8 +71,22 @@ def _compile(name: str) -> dict[str, Any]:
         float((answer.std(axis=1) / abs(answer).max(axis=1)).min()) for answer in references.answers.values()
     )
     ok = worst <= TOLERANCE
-    reason = {} if ok else {"reason": f"relative error {worst:.2g}"}
+    reason = {} if ok else {"reason": f"relative error {worst:.2g}; {_noise(backbone, references)}"}
     return {"ok": ok, "blocks": len(backbone.blocks), "error": worst, "spread": spread, **reason}
+
+
+def _noise(backbone: Any, references: Any) -> str:
+    """How far the stand-alone base's own float32 answers are from its float64 answers."""
+    import copy
+
+    import torch
+
+    from subtune_deploy.parity import relative_errors
+
+    with torch.no_grad():
+        exact = copy.deepcopy(backbone.model).double()(torch.from_numpy(references.inputs).double()).numpy()
+    noise = float(relative_errors(references.answers["base"], exact).max())
+    return f"its own float32 answers are {noise:.2g} from float64"
 
 
 def _forks(count: int) -> list[tuple[int, ...]]:

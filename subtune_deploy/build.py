@@ -32,13 +32,19 @@ class BuildOptions:
     """How the graph is made. `batch`: pictures per call, None for any number.
 
     `merge`: whether shared blocks after a fork run all tasks' streams packed in one batch. `lowering`: a
-    forked block as one operator per task, or as one grouped operator for all. auto: as has paid off so far,
-    always and branch.
+    forked block as one operator per task, or as one grouped operator for all, which needs a fixed batch. auto:
+    as has paid off so far, always and branch. Raises InputError.
     """
 
     batch: int | None = 1
     merge: Literal["auto", "always", "never"] = "auto"
     lowering: Literal["auto", "branch", "grouped"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.lowering == "grouped" and self.batch is None:  # torch.vmap makes a constant of the batch size
+            raise InputError(
+                "grouped lowering does not take a dynamic batch", "give --batch 1, or --lowering branch"
+            )
 
 
 def build(

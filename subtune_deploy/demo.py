@@ -37,7 +37,8 @@ from .spec import BASE
 from .targets import load_target
 from .tasks import Task, base_task, standalone, task_from_checkpoint, task_state
 from .tuning.data import Data, Dataset, load_data
-from .tuning.train import TrainConfig, TunedTask, tune
+from .tuning.settings import TrainConfig
+from .tuning.train import TunedTask, tune
 
 MODEL = "timm:tf_efficientnet_lite0"
 SIZE = (3, 128, 128)

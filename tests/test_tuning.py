@@ -19,7 +19,8 @@ from subtune_deploy.spec import InputSpec
 from subtune_deploy.tasks import base_task, standalone, tuned_blocks
 from subtune_deploy.tuning.cut import cut
 from subtune_deploy.tuning.data import Data, Dataset, digits, load_data, prepare_batch
-from subtune_deploy.tuning.train import TrainConfig, TunedTask, tune
+from subtune_deploy.tuning.settings import TrainConfig
+from subtune_deploy.tuning.train import TunedTask, tune
 
 SPEC = InputSpec((3, 16, 16), (0.5,) * 3, (0.5,) * 3, crop=1.0)
 QUICK = TrainConfig(epochs=3, batch_size=8, lr=1e-2, probe_lr=1e-1)

@@ -26,12 +26,13 @@ from torch import nn
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 1)
         nn.init.uniform_(self.norm.weight, 0.5, 1.5)
 
     def forward(self, x):
-        return x + torch.relu(self.norm(self.conv(x)))
+        return x + self.conv2(torch.relu(self.norm(self.conv1(x))))
 
 
 class Net(nn.Module):

@@ -26,47 +26,10 @@ from ..tasks import Task
 from ..tracing import without_in_place
 from .cut import Fetch, Progress, cut, features
 from .data import Dataset
+from .settings import TrainConfig
 
 EVALUATED = 100
 """Pictures per batch when accuracy is counted."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """AdamW, its learning rate annealed to 0 along a cosine (paper, table 3, whose batch is 256).
-
-    `probe_lr` is the rate where only the head is trained. `cache_bytes`: how much of what the frozen prefix
-    computes is kept; beyond it every batch runs through the prefix again. Raises InputError.
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 1e-3
-    probe_lr: float = 1e-2
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.0
-    seed: int = 0
-    cache_bytes: int = 1 << 30
-
-    def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more")
-        _require(
-            self.batch_size >= 2, f"batch size is {self.batch_size}", "batch-norm needs 2 or more pictures"
-        )
-        _require(
-            min(self.lr, self.probe_lr) > 0,
-            f"learning rate is {min(self.lr, self.probe_lr)}",
-            "give 1e-3, say",
-        )
-        _require(self.weight_decay >= 0, f"weight decay is {self.weight_decay}", "give 0 or more")
-        _require(
-            0 <= self.label_smoothing < 1, f"label smoothing is {self.label_smoothing}", "give 0 to below 1"
-        )
-
-
-def _require(holds: bool, message: str, hint: str) -> None:
-    if not holds:
-        raise InputError(message, hint)
 
 
 @dataclass(frozen=True)

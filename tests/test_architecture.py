@@ -1,0 +1,81 @@
+"""The data flows one way: a module imports only what stands above it; the runtime needs no PyTorch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
+
+ORDER = (  # noqa: SIM905
+    "errors spec records staging pictures checkpoint factory models blocks topology tracing backbone heads diff "
+    "tasks plan layouts grouped multitask folding export backends targets stats environment measure bundle parity "
+    "references runtime build tuning demo_tables demo cli"
+).split()
+
+TORCH_FREE = (  # noqa: SIM905
+    "errors spec records staging pictures topology plan backends targets stats environment measure bundle parity "
+    "runtime"
+).split()
+
+
+def modules() -> list[Path]:
+    return sorted(
+        path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE
+    )
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path, *, at_import_time: bool = False) -> set[str]:
+    """Top-level modules of the package that `path` imports."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if at_import_time else ast.walk(tree)
+    depth = len(path.relative_to(PACKAGE).parts)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+    return found - {"__version__"}
+
+
+def test_every_module_has_a_place_in_the_order() -> None:
+    assert {place(path) for path in modules()} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_upwards(path: Path) -> None:
+    mine = place(path)
+    below = {name for name in imported(path) if ORDER.index(name) > ORDER.index(mine)}
+    assert not below, f"{mine} imports {below}, which stand below it"
+
+
+def test_the_design_document_lists_the_modules_in_this_order() -> None:
+    text = (PACKAGE.parent / "docs" / "design.md").read_text()
+    listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert listed == ORDER
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_the_torch_free_half_imports_no_torch_click_or_rich() -> None:
+    code = "import sys\n" + "".join(f"import subtune_deploy.{name}\n" for name in TORCH_FREE)
+    code += "print([n for n in ('torch', 'click', 'rich', 'onnx', 'onnxruntime', 'openvino') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_importing_the_command_line_is_light() -> None:
+    code = "import sys, subtune_deploy.cli; print([n for n in ('torch', 'onnx', 'openvino') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,119 @@
+"""The parity check: it must pass what is right and name what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from subtune_deploy.errors import BundleError, ParityError
+from subtune_deploy.parity import FILE, References, check, relative_errors
+
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.normal(size=(5, 3, 4, 4)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A real engine of the protocol: answers = mean pixel per channel times a matrix, per task."""
+
+    weights: Mapping[str, np.ndarray]
+    threads: int = 1
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.weights)
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: batch.mean((2, 3)) @ weight for name, weight in self.weights.items()}
+
+
+WEIGHTS = {
+    "base": RANDOM.normal(size=(3, 6)).astype(np.float32),
+    "birds": RANDOM.normal(size=(3, 2)).astype(np.float32),
+}
+KINDS = ("random", "random", "random", "picture", "picture")
+
+
+def references() -> References:
+    return References(INPUTS, KINDS, Linear(WEIGHTS).run(INPUTS))
+
+
+def checked(engine: Linear, batch: int | None = None, precision: str = "fp32") -> list[dict[str, object]]:
+    return check(engine, Linear({"base": WEIGHTS["base"]}), references(), batch=batch, precision=precision)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2, 4, 8])
+def test_an_engine_that_is_right_passes_at_any_batch(batch: int | None) -> None:
+    figures = checked(Linear(WEIGHTS), batch)
+    told = {(f["task"], f["inputs"], f["against"]) for f in figures}
+    assert told == {
+        (task, kind, against)
+        for task, against in (
+            ("base", "stand-alone model"),
+            ("birds", "stand-alone model"),
+            ("base", "base engine"),
+        )
+        for kind in ("random", "picture")
+    }
+    assert all(f["error"] < 1e-6 and f["agreeing"] == 1 for f in figures)
+
+
+def test_a_wrong_task_is_named_with_its_input_and_class() -> None:
+    weights = {name: weight.copy() for name, weight in WEIGHTS.items()}
+    weights["birds"][:, 1] += 0.5
+    with pytest.raises(ParityError, match=r"task birds .* on random input 0, class 1"):
+        checked(Linear(weights))
+
+
+def test_swapped_outputs_are_caught() -> None:
+    with pytest.raises(ParityError, match="answers"):
+        checked(Linear({"base": WEIGHTS["birds"], "birds": WEIGHTS["base"]}))
+
+
+def test_nan_is_never_within_tolerance() -> None:
+    weights = {**WEIGHTS, "birds": WEIGHTS["birds"] * np.nan}
+    with pytest.raises(ParityError, match="birds"):
+        checked(Linear(weights))
+
+
+def test_the_tolerance_goes_by_precision() -> None:
+    weights = {**WEIGHTS, "birds": WEIGHTS["birds"] * np.float32(1.001)}
+    with pytest.raises(ParityError):
+        checked(Linear(weights))
+    assert max(f["error"] for f in checked(Linear(weights), precision="fp16")) == pytest.approx(
+        1e-3, rel=0.01
+    )
+
+
+def test_an_answer_that_is_wrong_in_the_last_bits_is_not_called_identical() -> None:
+    weights = {**WEIGHTS, "birds": np.nextafter(WEIGHTS["birds"], np.float32(9))}
+    identical = {(f["task"], f["against"]): f["identical"] for f in checked(Linear(weights))}
+    assert identical == {
+        ("base", "stand-alone model"): True,
+        ("birds", "stand-alone model"): False,
+        ("base", "base engine"): True,
+    }
+
+
+def test_errors_are_relative_to_the_largest_answer() -> None:
+    assert relative_errors(np.array([[1.0, 11.0]]), np.array([[0.0, 10.0]]))[0] == pytest.approx(0.1)
+
+
+def test_references_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    references().save(tmp_path)
+    back = References.load(tmp_path)
+    assert back.kinds == KINDS
+    assert np.array_equal(back.inputs, INPUTS)
+    assert all(np.array_equal(back.answers[task], answer) for task, answer in references().answers.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_references_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(BundleError, match="cannot be read"):
+        References.load(tmp_path)
