@@ -1,0 +1,107 @@
+"""What fork 13-14 of ResNet-50 costs: one task, eight tasks, merged or not, and separate networks.
+
+    python benchmarks/resnet50_fork.py [SECONDS per backend]
+
+All engines of a backend are interleaved in one run; ratios are medians of paired samples with 95 % intervals.
+Raw samples go to benchmarks/results/resnet50_fork.json, the table to benchmarks/results/resnet50_fork.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from subtune_deploy.backbone import trace
+from subtune_deploy.backends.base import Engine
+from subtune_deploy.build import BuildOptions, build, compile_bundle
+from subtune_deploy.environment import describe, noise_warnings
+from subtune_deploy.measure import measure_interleaved
+from subtune_deploy.models import load_model
+from subtune_deploy.parity import References
+from subtune_deploy.runtime import load_engine
+from subtune_deploy.stats import median, paired_ratio
+from subtune_deploy.targets import load_target
+from subtune_deploy.tasks import candidate_task
+
+RESULTS = Path(__file__).parent / "results"
+TARGETS = ("cpu", "openvino-cpu")
+FORK = (13, 14)
+VARIANTS = {
+    "1 task": (1, BuildOptions()),
+    "1 task, not merged": (1, BuildOptions(merge="never")),
+    "8 tasks": (8, BuildOptions()),
+    "8 tasks, not merged": (8, BuildOptions(merge="never")),
+    "8 tasks, grouped": (8, BuildOptions(lowering="grouped")),
+}
+
+
+@dataclass(frozen=True)
+class Several:
+    """Engines run one after the other: what tasks cost that bring a network of their own."""
+
+    engines: tuple[Engine, ...]
+    outputs: tuple[str, ...] = ()
+    threads: int = 0
+
+    def run(self, batch: Any) -> dict[str, Any]:
+        return [engine.run(batch) for engine in self.engines][-1]
+
+
+def main() -> None:
+    """Build, measure, write."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 120.0
+    backbone = trace(load_model("resnet50"))
+    with tempfile.TemporaryDirectory() as scratch:
+        bundles = {}
+        for name, (count, options) in VARIANTS.items():
+            tasks = [candidate_task(backbone, f"task{i}", FORK, seed=i) for i in range(1, count + 1)]
+            bundle = build(backbone, tasks, Path(scratch, name.replace(" ", "_")), options)
+            for target in TARGETS:
+                bundle = compile_bundle(bundle, load_target(target))
+            bundles[name] = bundle
+            print(f"built and verified: {name}", flush=True)
+        host = describe()
+        for warning in noise_warnings(host):
+            print(f"warning: {warning}", flush=True)
+        samples = {target: measure(bundles, target, seconds) for target in TARGETS}
+    RESULTS.mkdir(exist_ok=True)
+    document = {"command": " ".join(sys.argv), "unit": "s", "fork": "13-14", "host": host, "samples": samples}
+    (RESULTS / "resnet50_fork.json").write_text(json.dumps(document) + "\n")
+    table = "\n".join(lines(samples)) + "\n"
+    (RESULTS / "resnet50_fork.md").write_text(table)
+    print(table)
+
+
+def measure(bundles: Mapping[str, Any], target: str, seconds: float) -> dict[str, list[float]]:
+    """Interleaved samples in seconds by engine."""
+    first = bundles["1 task"]
+    base = load_engine(first, target, "base")
+    engines: dict[str, Engine] = {"base": base}
+    engines |= {name: load_engine(bundle, target) for name, bundle in bundles.items()}
+    others = tuple(load_engine(first, target, "base") for _ in range(8))
+    engines["2 networks"] = Several((base, others[0]))
+    engines["9 networks"] = Several((base, *others))
+    inputs = References.load(first.path).inputs
+    return measure_interleaved(engines, [row[None] for row in inputs], seconds=seconds)
+
+
+def lines(samples: Mapping[str, Mapping[str, list[float]]]) -> Any:
+    """The table, as Markdown."""
+    yield "| backend | engine | median | ratio to the base | 95 % interval | rounds |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for target, engines in samples.items():
+        for name, taken in engines.items():
+            ratio = paired_ratio(engines["base"], taken)
+            interval = "" if name == "base" else f"{ratio.low:.2f} to {ratio.high:.2f}"
+            yield (
+                f"| {target} | {name} | {median(taken) * 1e3:.1f} ms | {ratio.value:.2f} | {interval} | {len(taken)} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
