@@ -50,7 +50,7 @@ class BuildOptions:
 def build(
     backbone: Backbone,
     tasks: Sequence[Task],
-    out: Path,
+    out: Path | str,
     options: BuildOptions | None = None,
     *,
     pictures: Sequence[Path] = (),
@@ -61,7 +61,7 @@ def build(
     `pictures`: real inputs for the parity check, by default two photographs that come with the package.
     Raises TaskError, ModelError, PictureError, BundleError, and ParityError; then nothing is left behind.
     """
-    options = options or BuildOptions()
+    out, options = Path(out), options or BuildOptions()
     check_names(task.name for task in tasks)
     if not tasks:
         raise TaskError("no task was given", "give --layers 13-14 for a candidate, or --task NAME=CHECKPOINT")

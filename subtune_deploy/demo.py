@@ -6,6 +6,7 @@ in two ways, both are built into one graph with the old task, and the graph is c
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,11 +54,11 @@ SECONDS = 12.0
 """For how long each target is timed."""
 
 
-def run_demo(out: Path, *, console: Console) -> None:
+def run_demo(out: Path, *, console: Console, results: Console) -> None:
     """Tune, export, compile, check, time; leaves the bundle, checkpoints and pictures in folder `out`.
 
-    Needs no network. Raises Unavailable (a package of the extra `demo` is missing), InputError (`out`),
-    ParityError (an engine's answers are not those of the stand-alone models).
+    Progress goes to `console`, tables to `results`. Needs no network. Raises Unavailable (a package of the
+    extra `demo` is missing), InputError (`out`), ParityError (answers are not those of stand-alone models).
     """
     start = time.perf_counter()
     try:
@@ -65,11 +66,11 @@ def run_demo(out: Path, *, console: Console) -> None:
     except OSError as error:
         raise InputError(f"{out} cannot be a folder: {error.strerror}", "choose another folder") from error
     with _one_thread():
-        _run(out, console)
+        _run(out, console, results)
     console.print(f"All of this took {time.perf_counter() - start:.0f} s.")
 
 
-def _run(out: Path, console: Console) -> None:
+def _run(out: Path, console: Console, results: Console) -> None:
     console.rule("The deployed base: EfficientNet-Lite0, ImageNet")
     backbone = trace(load_model(MODEL, str(_base_checkpoint(out / "base.safetensors")), SIZE))
     console.print(
@@ -97,11 +98,12 @@ def _run(out: Path, console: Console) -> None:
         timings = {target: _time(target, bundle, alone, photographs, console) for target in TARGETS}
 
     accuracy = {name: each.accuracy for name, each in tuned.items()}
-    console.print(cost_table(FORKS, accuracy, timings))
-    console.print(base_table(bundle, before))
+    (out / "timings.json").write_text(json.dumps({"unit": "s", "host": describe(), "samples": timings}))
+    results.print(cost_table(FORKS, accuracy, timings))
+    results.print(base_table(bundle, before))
     digits = _one_of_each(data.test, out / "pictures")
-    console.print(task_table(bundle, TARGETS[0], digits, [task.name for task in tasks]))
-    console.print(f"The bundle is {bundle.path}; try subtune-deploy run {bundle.path} {photographs[0]}")
+    results.print(task_table(bundle, TARGETS[0], digits, [task.name for task in tasks]))
+    results.print(f"The bundle is {bundle.path}; try subtune-deploy run {bundle.path} {photographs[0]}")
 
 
 @contextmanager

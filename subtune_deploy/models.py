@@ -100,7 +100,16 @@ def _model(source: _Source, module: nn.Module, size: Size | None, weights: str) 
                 f"give channels x height x width, as in --input-size {_times(spec.shape)}",
             )
         spec = replace(spec, shape=size)
-    return Model(source.name, module.eval().requires_grad_(False), spec, labels, weights)
+    return Model(source.name, _frozen(source.name, module), spec, labels, weights)
+
+
+def _frozen(name: str, module: nn.Module) -> nn.Module:
+    try:
+        return module.eval().requires_grad_(False)
+    except (RuntimeError, ValueError) as error:  # torch.jit.script, lazy modules
+        raise ModelError(
+            f"{name} cannot be frozen: {error}", "give a plain torch.nn.Module, its lazy layers initialised"
+        ) from error
 
 
 def _times(size: Size) -> str:
@@ -194,6 +203,10 @@ def _calibrate(model: Model, norms: list[nn.BatchNorm1d | nn.BatchNorm2d]) -> No
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
+        if norm.weight is not None:
+            norm.weight.mul_(
+                0.5
+            )  # deep random networks are chaotic: let shortcuts outweigh what is added to them
     try:
         model.module(_pictures(model.input.shape))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:

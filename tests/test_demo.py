@@ -59,4 +59,4 @@ def test_costs_are_ratios_to_the_base_of_the_same_target() -> None:
 def test_a_file_is_no_place_for_results(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="out cannot be a folder"):
-        run_demo(tmp_path / "out", console=Console(quiet=True))
+        run_demo(tmp_path / "out", console=Console(quiet=True), results=Console(quiet=True))

@@ -125,3 +125,10 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
         load_target(str(tmp_path / "bytes.toml"))
     with pytest.raises(TargetError, match="cannot be read"):
         load_target(str(tmp_path) + "/")
+
+
+def test_every_recipe_is_installed_with_the_package() -> None:
+    root = Path(__file__).parent.parent
+    listed = (root / "pyproject.toml").read_text()
+    for recipe in (root / "engines").glob("*.toml"):
+        assert f'"engines/{recipe.name}" = "subtune_deploy/recipes/{recipe.name}"' in listed

@@ -61,10 +61,30 @@ class Fixed(Net):
         return super().forward(x.reshape(-1, 3, 32, 32))
 
 
-def wide():
+class Orthogonal(nn.Module):
+    def forward(self, x):
+        return torch.linalg.qr(x)[0]
+
+
+def unexportable():
     net = Net()
-    net.fc = nn.Linear(8, 50)
+    net.blocks[0].conv2 = nn.Sequential(Orthogonal(), net.blocks[0].conv2)
     return net
+
+
+def scripted():
+    return torch.jit.script(Net())
+
+
+def lazy():
+    net = Net()
+    net.fc = nn.LazyLinear(5)
+    return net
+
+
+def talkative():
+    print("loading ...")
+    return Net()
 """
 
 

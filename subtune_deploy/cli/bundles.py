@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 )
 def compile_(folder: Path, targets: tuple[str, ...]) -> None:
     """Engines for targets, kept if every task answers rightly."""
+    from ..backends import get_backend
     from ..build import compile_bundle
     from ..bundle import open_bundle
     from ..targets import load_target
 
     recipes = [load_target(name) for name in targets]
     bundle = open_bundle(folder)
+    for recipe in recipes:
+        get_backend(recipe.backend)  # told before the first engine is built, not between two
     for recipe in recipes:
         with status(f"compiling for {recipe.name}"):
             bundle = compile_bundle(bundle, recipe)

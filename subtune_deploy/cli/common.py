@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,11 +72,11 @@ def status(text: str) -> Status:
 
 
 def read_backbone(model: str, weights: str, input_size: str | None, pattern: str | None) -> Backbone:
-    """Load and trace, saying so."""
+    """Load and trace, saying so. What downloads and the user's own code print is no result: to stderr."""
     from ..backbone import trace
     from ..models import load_model
 
-    with status(f"reading {model}"):
+    with status(f"reading {model}"), redirect_stdout(sys.stderr):
         return trace(load_model(model, weights, parse_size(input_size)), pattern)
 
 

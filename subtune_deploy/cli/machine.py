@@ -73,7 +73,8 @@ def demo(out: Path) -> None:
     """All of it on real weights and pictures, offline, in minutes."""
     from ..demo import run_demo
 
-    run_demo(out, console=Console(stderr=True, highlight=False, soft_wrap=True))
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    run_demo(out, console=progress, results=Console(highlight=False, soft_wrap=True))
 
 
 COMMANDS = (doctor, targets, demo)

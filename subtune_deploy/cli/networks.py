@@ -180,7 +180,8 @@ def _from_checkpoints(
         task = task_from_checkpoint(backbone, name, read_state(path), drift=drift, layers=fork)
         if name in siamese and not task.siamese:
             raise TaskError(
-                f"task {name} is not siamese", "its head takes the features of one stream, not of two"
+                f"task {name} is not siamese: its head reads the features of one stream, not of two",
+                "leave --siamese away: what a head reads is found from the checkpoint",
             )
         kind = ", siamese head" if task.siamese else ""
         tuned = format_layers(tuned_blocks(backbone, task))

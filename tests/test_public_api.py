@@ -1,0 +1,72 @@
+"""What users may import, pinned: a change here is a change for them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import subtune_deploy
+
+PUBLIC = {
+    "backbone": ["Backbone", "trace"],
+    "build": [
+        "BuildOptions",
+        "build",
+        "check_engine",
+        "check_graph",
+        "compile_bundle",
+        "parse_batch",
+        "plan_for",
+    ],
+    "checkpoint": ["Checkpoint", "fingerprint", "load_into", "match_keys", "read_state", "write_state"],
+    "export": ["Exported", "export", "save_onnx"],
+    "measure": ["Measurement", "PairMeasurement", "measure", "measure_interleaved", "measure_pair"],
+    "models": ["Model", "load_model"],
+    "multitask": ["lower"],
+    "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
+    "plan": ["Plan", "Step", "make_plan"],
+    "runtime": ["answers", "load_engine", "softmax"],
+    "tasks": [
+        "Task",
+        "base_task",
+        "candidate_task",
+        "check_names",
+        "owners",
+        "standalone",
+        "task_from_checkpoint",
+        "task_state",
+        "tuned_blocks",
+    ],
+}
+
+
+def defined(module_name: str) -> dict[str, object]:
+    """Public functions and classes that a module defines itself."""
+    module = importlib.import_module(f"subtune_deploy.{module_name}")
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    }
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_documented_names_are_there(module: str) -> None:
+    assert set(PUBLIC[module]) <= set(defined(module))
+
+
+def every_module() -> list[str]:
+    walked = pkgutil.walk_packages(subtune_deploy.__path__, "subtune_deploy.")
+    return [found.name.removeprefix("subtune_deploy.") for found in walked]
+
+
+@pytest.mark.parametrize("module", every_module())
+def test_everything_public_is_documented(module: str) -> None:
+    assert inspect.getdoc(importlib.import_module(f"subtune_deploy.{module}"))
+    undocumented = [name for name, value in defined(module).items() if not inspect.getdoc(value)]
+    assert not undocumented

@@ -1,0 +1,67 @@
+"""The README's commands and its Python, run as they stand, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from subtune_deploy.backbone import trace
+from subtune_deploy.checkpoint import write_state
+from subtune_deploy.models import load_model
+from subtune_deploy.references import sample_pictures
+from subtune_deploy.tasks import candidate_task, standalone
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    subtune-deploy ")
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands name: a base, two fine-tuned checkpoints, a picture."""
+    folder = tmp_path_factory.mktemp("readme")
+    backbone = trace(load_model("resnet50"))
+    torch.save(backbone.model.state_dict(), folder / "base.pt")
+    birds = standalone(backbone, candidate_task(backbone, "birds", (13, 14), seed=1, classes=5))
+    torch.save({"state_dict": birds.state_dict()}, folder / "birds.pt")
+    signs = standalone(backbone, candidate_task(backbone, "signs", (16,), seed=2, classes=3))
+    write_state(folder / "signs.safetensors", signs.state_dict(), {})
+    shutil.copy(sample_pictures()[0], folder / "picture.jpg")
+    return folder
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    # one command a test, in the README's order; two threads, as CI has cores
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_shows_the_main_commands() -> None:
+    shown = {command.split()[1] for command in COMMANDS}
+    assert shown >= {"blocks", "export", "compile", "bench", "verify", "run"}
+    assert len(PYTHON) == 1
+
+
+def test_the_commands_do_what_they_say(folder: Path) -> None:
+    printed = {command: run(command.split(), folder) for command in COMMANDS}
+    (blocks,) = [text for command, text in printed.items() if " blocks " in command]
+    assert "layer4.2" in blocks
+    (answers,) = [text for command, text in printed.items() if " run " in command]
+    assert all(task in answers for task in ("base", "birds", "signs"))
+    (timing,) = [text for command, text in printed.items() if " bench " in command]
+    assert re.search(r"[+-]\d+\.\d%", timing)
+
+
+def test_the_python_runs(folder: Path) -> None:
+    assert "stand-alone model" in run([sys.executable, "-c", PYTHON[0]], folder)
