@@ -8,22 +8,20 @@ backbone.units["block13"]    # "layer3.5"
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import find_blocks
 from .errors import ModelError
 from .models import Model
+from .probing import Seen, carry_of, input_errors, probe
 from .spec import Block, InputSpec
-from .topology import Carry, Node, Topology
-from .tracing import FAKE, PROBE_BATCHES, plain_attention, replace_in_place, trace_graph
+from .topology import Node, Topology
+from .tracing import PROBE_BATCHES, example, plain_attention, replace_in_place, trace_graph
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,6 @@ class Backbone:
         return sum(parameter.numel() for parameter in used)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one probing run saw of a node: shapes or integers, multiply-adds, arguments changed in place."""
-
-    value: Any
-    macs: int
-    mutated: tuple[fx.Node, ...]
-
-
 def trace(model: Model, pattern: str | None = None) -> Backbone:
     """Trace `model` and number its blocks. `pattern`: a regular expression on module paths of blocks.
 
@@ -75,27 +64,14 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
     """
     network = model.module
     candidates = find_blocks(network, pattern)
-    with _input_errors(model), plain_attention(), torch.no_grad():
-        network(torch.zeros(1, *model.input.shape))  # fills what models cache at their first run
+    with input_errors(model), plain_attention(), torch.no_grad():
+        network(example(model.input.shape, 1))  # fills what models cache at their first run
     graph, leaves = trace_graph(network, candidates, model.input.shape)
-    small, large = (_probe(graph, model, batch) for batch in PROBE_BATCHES)
+    small, large = (probe(graph, model, batch) for batch in PROBE_BATCHES)
     replace_in_place(graph, [(node, changed) for node in graph.nodes for changed in small[node].mutated])
-    heads = _heads(graph, network)
+    heads = _heads(graph, network, candidates)
     blocks = _executed_blocks(graph, candidates, leaves - set(heads))
     units = _units(graph, network, blocks)
-    unit_of = {path: unit for unit, path in units.items()}
-    head_units = tuple(unit_of[path] for path in heads)
-    nodes = tuple(
-        Node(
-            node.name,
-            node.op,
-            tuple(dict.fromkeys(source.name for source in node.all_input_nodes)),
-            _unit_of_node(node, unit_of),
-            _carry(small[node].value, large[node].value),
-            small[node].macs,
-        )
-        for node in graph.nodes
-    )
     return Backbone(
         name=model.name,
         model=network,
@@ -103,85 +79,34 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
         labels=model.labels,
         weights=model.weights,
         graph=graph,
-        topology=Topology(nodes, head_units),
+        topology=_topology(graph, units, heads, small, large),
         blocks=tuple(_block_rows(graph, network, blocks, small)),
         units=units,
-        heads=head_units,
+        heads=tuple(unit for unit, path in units.items() if path in heads),
         unused=frozenset(_unused(network, units)),
     )
 
 
-class _Prober(fx.Interpreter):
-    """Runs the graph on fake tensors: shapes and counts without arithmetic."""
-
-    def __init__(self, graph: fx.Graph, network: nn.Module) -> None:
-        super().__init__(network, graph=graph)
-        self.seen: dict[fx.Node, _Seen] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        before = {source: _version(self.env[source]) for source in n.all_input_nodes}
-        with FlopCounterMode(display=False) as counter:
-            result = super().run_node(n)
-        mutated = tuple(source for source, version in before.items() if _version(self.env[source]) != version)
-        self.seen[n] = _Seen(_shapes(result), counter.get_total_flops() // 2, mutated)
-        return result
-
-
-def _probe(graph: fx.Graph, model: Model, batch: int) -> dict[fx.Node, _Seen]:
-    prober = _Prober(graph, model.module)
-    with _input_errors(model), plain_attention(), FAKE, torch.no_grad():
-        prober.run(torch.empty(batch, *model.input.shape))
-    return {node: _Seen(seen.value, seen.macs // batch, seen.mutated) for node, seen in prober.seen.items()}
-
-
-@contextmanager
-def _input_errors(model: Model) -> Iterator[None]:
-    """What a network raises on an input that it was not built for."""
-    try:
-        yield
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise ModelError(
-            f"{model.name} cannot be compiled: what it computes depends on values, at {error.func}",
-            "take the branch on values out of its forward",
-        ) from error
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        size = "x".join(map(str, model.input.shape))
-        raise ModelError(
-            f"{model.name} does not run on input {size}: {(str(error) or repr(error)).splitlines()[0]}",
-            "give the size that the model was built for with --input-size CxHxW",
-        ) from error
-
-
-def _version(value: Any) -> int:
-    return value._version if isinstance(value, torch.Tensor) else 0
-
-
-def _shapes(value: Any) -> Any:
-    """Tensors become ("tensor", shape); integers, and anything inside tuples, lists and dicts, are kept."""
-    if isinstance(value, torch.Tensor):
-        return ("tensor", tuple(value.shape))
-    if isinstance(value, (tuple, list)):
-        return tuple(_shapes(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _shapes(item) for key, item in value.items()}
-    return value
-
-
-def _carry(small: Any, large: Any) -> Carry:
-    if small == large:
-        return None
-    first, second = PROBE_BATCHES
-    if isinstance(small, tuple) and small[:1] == ("tensor",):
-        differing = [axis for axis, (a, b) in enumerate(zip(small[1], large[1], strict=True)) if a != b]
-        proportional = (
-            len(differing) == 1 and small[1][differing[0]] * second == large[1][differing[0]] * first
+def _topology(
+    graph: fx.Graph,
+    units: Mapping[str, str],
+    heads: tuple[str, ...],
+    small: Mapping[fx.Node, Seen],
+    large: Mapping[fx.Node, Seen],
+) -> Topology:
+    unit_of = {path: unit for unit, path in units.items()}
+    nodes = (
+        Node(
+            node.name,
+            node.op,
+            tuple(dict.fromkeys(source.name for source in node.all_input_nodes)),
+            _unit_of_node(node, unit_of),
+            carry_of(small[node].value, large[node].value),
+            small[node].macs,
         )
-        return differing[0] if proportional else "opaque"
-    if isinstance(small, tuple):
-        return tuple(_carry(a, b) for a, b in zip(small, large, strict=True))
-    if isinstance(small, int) and small * second == large * first:
-        return "size"
-    return "opaque"
+        for node in graph.nodes
+    )
+    return Topology(tuple(nodes), tuple(unit_of[path] for path in heads))
 
 
 def _weighted_path(node: fx.Node, network: nn.Module) -> str | None:
@@ -198,7 +123,7 @@ def _buffers(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_buffers()}
 
 
-def _heads(graph: fx.Graph, network: nn.Module) -> tuple[str, ...]:
+def _heads(graph: fx.Graph, network: nn.Module, candidates: tuple[str, ...]) -> tuple[str, ...]:
     """From the output backwards: the first nodes with weight matrices."""
     (output,) = [node for node in graph.nodes if node.op == "output"]
     found, queue, seen = [], list(output.all_input_nodes), set()
@@ -216,6 +141,12 @@ def _heads(graph: fx.Graph, network: nn.Module) -> tuple[str, ...]:
         raise ModelError(
             "no classifier leads to this model's output", "give a classification model with a head"
         )
+    for path in found:
+        if path in candidates and any(network.get_submodule(path).children()):
+            raise ModelError(
+                f"this model has no classifier: its answer comes straight from {path}",
+                "give a classification model with a head",
+            )
     return tuple(dict.fromkeys(found))
 
 
@@ -262,7 +193,7 @@ def _unit_of_node(node: fx.Node, unit_of: Mapping[str, str]) -> str | None:
 
 
 def _block_rows(
-    graph: fx.Graph, network: nn.Module, blocks: tuple[str, ...], seen: Mapping[fx.Node, _Seen]
+    graph: fx.Graph, network: nn.Module, blocks: tuple[str, ...], seen: Mapping[fx.Node, Seen]
 ) -> Iterator[Block]:
     for index, path in enumerate(blocks, start=1):
         calls = [node for node in graph.nodes if node.op == "call_module" and node.target == path]

@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
-    "errors spec records staging pictures checkpoint factory models blocks topology tracing backbone heads diff "
+    "errors spec records staging pictures checkpoint factory models blocks topology tracing probing backbone heads "
+    "diff "
     "tasks plan layouts grouped multitask folding export backends targets stats environment measure bundle parity "
     "references runtime build tuning demo_tables demo cli"
 ).split()

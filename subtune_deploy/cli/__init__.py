@@ -7,8 +7,6 @@ Results go to stdout, progress and warnings to stderr. Exit status: 0 done; 1 a 
 from __future__ import annotations
 
 import errno
-import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -48,9 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--debug"] or ["--help"]
     try:
         sys.exit(cli.main(words, prog_name="subtune-deploy", standalone_mode=False) or 0)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
     except (SubtuneError, click.ClickException, OSError) as error:
         if "--debug" in given:
             traceback.print_exc()

@@ -41,7 +41,7 @@ def compile_(folder: Path, targets: tuple[str, ...]) -> None:
     for recipe in recipes:
         with status(f"compiling for {recipe.name}"):
             bundle = compile_bundle(bundle, recipe)
-        click.echo(f"engine {recipe.name}, against what the stand-alone models answered:")
+        click.echo(f"engine {recipe.name}:")
         _print_parity(bundle, recipe.name)
     click.echo(f"bundle: {folder}")
 
