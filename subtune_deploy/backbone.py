@@ -65,7 +65,12 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
     network = model.module
     candidates = find_blocks(network, pattern)
     with input_errors(model), plain_attention(), torch.no_grad():
-        network(example(model.input.shape, 1))  # fills what models cache at their first run
+        answer = network(example(model.input.shape, 1))  # also fills what models cache at their first run
+    if not isinstance(answer, torch.Tensor):
+        raise ModelError(
+            f"{model.name} answers a {type(answer).__name__}, not one tensor of class scores",
+            "wrap it in a module whose forward returns the class scores alone",
+        )
     graph, leaves = trace_graph(network, candidates, model.input.shape)
     small, large = (probe(graph, model, batch) for batch in PROBE_BATCHES)
     replace_in_place(graph, [(node, changed) for node in graph.nodes for changed in small[node].mutated])

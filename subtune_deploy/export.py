@@ -6,6 +6,7 @@ more; nodes that only one of the two needs are dropped from the other.
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -46,7 +47,9 @@ class Exported:
         for model, name in ((self.graph, GRAPH), (self.lone, LONE_GRAPH)):
             save_onnx(model, folder / name)
         names = json.dumps(self.outputs)
-        torch.export.save(self.program, folder / PROGRAM, extra_files={"outputs.json": names})
+        archive = io.BytesIO()  # torch's own writer aborts the process when a disk is full
+        torch.export.save(self.program, archive, extra_files={"outputs.json": names})
+        (folder / PROGRAM).write_bytes(archive.getbuffer())
 
 
 def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int | None = 1) -> Exported:

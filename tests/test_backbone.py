@@ -177,6 +177,25 @@ def test_a_network_without_a_classifier_is_refused() -> None:
         traced(Features("chain", 2, 4))
 
 
+@pytest.mark.parametrize("wrap", [lambda y: (y, y), lambda y: [y], lambda y: {"scores": y}])
+def test_a_network_that_answers_no_tensor_is_refused(wrap) -> None:
+    class Wraps(Net):
+        def forward(self, x):
+            return wrap(super().forward(x))
+
+    with pytest.raises(ModelError, match="not one tensor"):
+        traced(Wraps("chain", 2, 4))
+
+
+def test_whatever_a_forward_raises_is_told_in_one_line() -> None:
+    class Broken(Net):
+        def forward(self, x):
+            raise KeyError("no such thing")
+
+    with pytest.raises(ModelError, match="no such thing"):
+        traced(Broken("chain", 2, 4))
+
+
 def test_tracing_leaves_no_fake_tensor_in_the_model() -> None:
     network = backbone("tokens")
     kept = [value for module in network.model.modules() for value in vars(module).values()]
