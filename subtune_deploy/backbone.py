@@ -18,7 +18,7 @@ from torch import fx, nn
 from .blocks import find_blocks
 from .errors import ModelError
 from .models import Model
-from .probing import Seen, carry_of, input_errors, probe
+from .probing import Seen, Shape, carry_of, input_errors, probe
 from .spec import Block, InputSpec
 from .topology import Node, Topology
 from .tracing import PROBE_BATCHES, example, plain_attention, replace_in_place, trace_graph
@@ -214,9 +214,9 @@ def _block_rows(
 
 
 def _first_shape(value: Any) -> tuple[int, ...]:
-    while isinstance(value, tuple) and value[:1] != ("tensor",):
+    while not isinstance(value, Shape):
         value = value[0]
-    return tuple(value[1])
+    return value.sizes
 
 
 def _unused(network: nn.Module, units: Mapping[str, str]) -> Iterator[str]:

@@ -50,11 +50,10 @@ class Layouts:
 
     def _split(self, node: Any, carry: Carry, index: int, count: int) -> Any:
         """Stream `index` of `count`."""
-        if isinstance(carry, tuple):
+        if isinstance(carry, (tuple, list)):
             parts = [self._item(node, position) for position in range(len(carry))]
-            return tuple(
-                self._split(part, item, index, count) for part, item in zip(parts, carry, strict=True)
-            )
+            split = (self._split(part, item, index, count) for part, item in zip(parts, carry, strict=True))
+            return type(carry)(split)
         if carry is None:
             return node
         if carry == "size":
@@ -63,9 +62,9 @@ class Layouts:
         return self.graph.call_method("select", (apart, carry, index))
 
     def _pack(self, parts: Sequence[Any], carry: Carry) -> Any:
-        if isinstance(carry, tuple):
+        if isinstance(carry, (tuple, list)):
             items = [[self._item(part, position) for part in parts] for position in range(len(carry))]
-            return tuple(self._pack(item, inner) for item, inner in zip(items, carry, strict=True))
+            return type(carry)(self._pack(item, inner) for item, inner in zip(items, carry, strict=True))
         if carry is None:
             return parts[0]
         if carry == "size":
@@ -80,6 +79,6 @@ class Layouts:
         return total
 
     def _item(self, value: Any, position: int) -> Any:
-        if isinstance(value, tuple):
+        if isinstance(value, (tuple, list)):
             return value[position]
         return self.graph.call_function(operator.getitem, (value, position))

@@ -22,6 +22,13 @@ from .tracing import FAKE, PROBE_BATCHES, plain_attention
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of a tensor; apart from tuples of integers, which are values in their own right."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Seen:
     """What one probing run saw of a node: shapes or integers, multiply-adds, arguments changed in place."""
 
@@ -76,28 +83,28 @@ def _version(value: Any) -> int:
 
 
 def _shapes(value: Any) -> Any:
-    """Tensors become ("tensor", shape); integers, and anything inside tuples, lists and dicts, are kept."""
+    """Tensors become their shapes, inside lists, tuples and dicts too; anything else is kept."""
     if isinstance(value, torch.Tensor):
-        return ("tensor", tuple(value.shape))
-    if isinstance(value, (tuple, list)):
-        return tuple(_shapes(item) for item in value)
+        return Shape(tuple(value.shape))
+    if isinstance(value, list):
+        return list(map(_shapes, value))
+    if isinstance(value, tuple):
+        return tuple(map(_shapes, value))
     if isinstance(value, dict):
         return {key: _shapes(item) for key, item in value.items()}
     return value
 
 
 def carry_of(small: Any, large: Any) -> Carry:
+    """How a value carries the batch, from what was seen of it at the two batch sizes."""
+    first, second = PROBE_BATCHES
     if small == large:
         return None
-    first, second = PROBE_BATCHES
-    if isinstance(small, tuple) and small[:1] == ("tensor",):
-        differing = [axis for axis, (a, b) in enumerate(zip(small[1], large[1], strict=True)) if a != b]
-        proportional = (
-            len(differing) == 1 and small[1][differing[0]] * second == large[1][differing[0]] * first
-        )
-        return differing[0] if proportional else "opaque"
-    if isinstance(small, tuple):
-        return tuple(carry_of(a, b) for a, b in zip(small, large, strict=True))
-    if isinstance(small, int) and small * second == large * first:
-        return "size"
-    return "opaque"
+    if isinstance(small, Shape):
+        differing = [axis for axis, (a, b) in enumerate(zip(small.sizes, large.sizes, strict=True)) if a != b]
+        grown = small.sizes[differing[0]] * second == large.sizes[differing[0]] * first
+        return differing[0] if len(differing) == 1 and grown else "opaque"
+    if isinstance(small, (list, tuple)):
+        inner = [carry_of(a, b) for a, b in zip(small, large, strict=True)]
+        return inner if isinstance(small, list) else tuple(inner)
+    return "size" if isinstance(small, int) and small * second == large * first else "opaque"

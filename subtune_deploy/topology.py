@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Carry: TypeAlias = 'int | Literal["size", "opaque"] | tuple[Carry, ...] | None'
+Carry: TypeAlias = 'int | Literal["size", "opaque"] | tuple[Carry, ...] | list[Carry] | None'
 """How a value carries the batch: a tensor's batch axis, `"size"` for an integer proportional to the batch,
 None for a value that does not depend on it, `"opaque"` for one that depends on it in another way (it can
-be neither packed nor split), a tuple for a structured value."""
+be neither packed nor split), a tuple or list for a value that is one."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Topology:
 
 def depends_on_batch(carry: Carry) -> bool:
     """Whether streams give different values here at all."""
-    return any(map(depends_on_batch, carry)) if isinstance(carry, tuple) else carry is not None
+    return any(map(depends_on_batch, carry)) if isinstance(carry, (tuple, list)) else carry is not None
 
 
 def packable(carry: Carry) -> bool:
     """Whether streams can be packed along the batch and split again."""
-    return all(map(packable, carry)) if isinstance(carry, tuple) else carry != "opaque"
+    return all(map(packable, carry)) if isinstance(carry, (tuple, list)) else carry != "opaque"

@@ -17,7 +17,7 @@ from subtune_deploy.plan import make_plan
 from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
 from subtune_deploy.tracing import example
 
-TOPOLOGIES = ["chain", "dense", "branching", "tokens"]
+TOPOLOGIES = ["chain", "dense", "branching", "listing", "tokens"]
 TOLERANCE = 2e-5
 
 

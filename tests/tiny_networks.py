@@ -33,6 +33,18 @@ class Residual(nn.Module):
         return self.relu(y + self.short(x))
 
 
+class Carrying(nn.Module):
+    """A block that takes and returns a list of tensors, and insists on a list."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = Residual(width, width)
+
+    def forward(self, x):
+        x, kept = x if isinstance(x, list) else [x, x]
+        return [self.body(x), kept + x]
+
+
 class Attention(nn.Module):
     """A transformer layer on (N, tokens, width)."""
 
@@ -49,7 +61,8 @@ class Attention(nn.Module):
 
 
 class Net(nn.Module):
-    """Blocks in a list, joined as `topology` says: chain, dense (each reads all before), branching, tokens."""
+    """Blocks in a list, joined as `topology` says: chain, dense (each reads all before), branching,
+    listing (blocks pass lists), tokens."""
 
     def __init__(self, topology: str, blocks: int, width: int) -> None:
         super().__init__()
@@ -57,7 +70,7 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.relu = nn.ReLU(inplace=True)
         widths = [width * (i + 1) if topology == "dense" else width for i in range(blocks)]
-        make = Attention if topology == "tokens" else lambda w: Residual(w, width)
+        make = {"tokens": Attention, "listing": Carrying}.get(topology, lambda w: Residual(w, width))
         self.blocks = nn.ModuleList(make(w) for w in widths)
         self.position = nn.Parameter(torch.randn(1, 36, width) * 0.3)
         self.token = nn.Parameter(torch.randn(1, 1, width) * 0.3)
@@ -86,6 +99,11 @@ class Net(nn.Module):
             else:
                 left = block(left)
         return (left + 2 * right).mean((2, 3))
+
+    def listing(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return (x[0] - 0.5 * x[1]).mean((2, 3))
 
     def tokens(self, x):
         n, c, h, w = x.shape
