@@ -63,6 +63,7 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
     Raises ModelError for a model that has no blocks, cannot be traced, or refuses its input size.
     """
     network = model.module
+    _check_float32(model)
     candidates = find_blocks(network, pattern)
     with input_errors(model), plain_attention(), torch.no_grad():
         answer = network(example(model.input.shape, 1))  # also fills what models cache at their first run
@@ -73,6 +74,8 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
         )
     graph, leaves = trace_graph(network, candidates, model.input.shape)
     small, large = (probe(graph, model, batch) for batch in PROBE_BATCHES)
+    for node in graph.nodes:
+        node.meta["writes"] = {changed.name for changed in small[node].mutated}
     replace_in_place(graph, [(node, changed) for node in graph.nodes for changed in small[node].mutated])
     heads = _heads(graph, network, candidates)
     blocks = _executed_blocks(graph, candidates, leaves - set(heads))
@@ -90,6 +93,15 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
         heads=tuple(unit for unit, path in units.items() if path in heads),
         unused=frozenset(_unused(network, units)),
     )
+
+
+def _check_float32(model: Model) -> None:
+    for name, tensor in model.module.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ModelError(
+                f"{model.name} has weights in {str(tensor.dtype).removeprefix('torch.')}: {name}",
+                "give the network in float32 (.float()); targets choose the precision of an engine",
+            )
 
 
 def _topology(
@@ -215,7 +227,7 @@ def _block_rows(
 
 def _first_shape(value: Any) -> tuple[int, ...]:
     while not isinstance(value, Shape):
-        value = value[0]
+        value = next(iter(value.values())) if isinstance(value, dict) else value[0]
     return value.sizes
 
 

@@ -66,6 +66,9 @@ def build(
     if not tasks:
         raise TaskError("no task was given", "give --layers 13-14 for a candidate, or --task NAME=CHECKPOINT")
     plan = plan_for(backbone, tasks, options)
+    for task, stream in plan.outputs:
+        if task != stream:
+            raise TaskError(f"task {task} equals {stream} in every weight", f"give {stream} alone")
     with staged(out) as folder:
         say("the stand-alone models answer")
         compute_references(backbone, tasks, pictures).save(folder)

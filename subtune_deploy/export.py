@@ -59,19 +59,19 @@ def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int 
     """
     module = lower(backbone, tasks, plan, make_plan(backbone.topology, {}))
     outputs = (*plan.tasks, LONE)
-    program = _to_onnx(backbone, module, outputs, batch)
+    program = _to_onnx(backbone, module, outputs, batch, _hint(plan, batch))
     assert program.exported_program is not None
     model = program.model
     fold_batch_norms(model.graph)
     _tidy_names(model.graph)
-    lone = _only(model.clone(), {LONE: BASE})
-    graph = _only(model, {name: name for name in plan.tasks})
+    lone = _only(model.clone(), {-1: BASE})
+    graph = _only(model, dict(enumerate(plan.tasks)))
     graph.metadata_props.update(_metadata(backbone, tasks, plan))
     return Exported(graph, lone, program.exported_program, outputs)
 
 
 def _to_onnx(
-    backbone: Backbone, module: fx.GraphModule, outputs: Sequence[str], batch: int | None
+    backbone: Backbone, module: fx.GraphModule, outputs: Sequence[str], batch: int | None, hint: str
 ) -> torch.onnx.ONNXProgram:
     picture = example(backbone.input.shape, batch or 2)  # the exporter takes 0 and 1 for constants
     dynamic = None if batch else ({0: torch.export.Dim("batch")},)
@@ -91,25 +91,31 @@ def _to_onnx(
         reason = next(
             (line for line in str(error.__cause__ or error).splitlines() if line.strip()), repr(error)
         )
-        hint = (
-            "give a fixed batch with --batch 1"
-            if batch is None
-            else "PyTorch's exporter has no way to express it"
-        )
         raise ModelError(f"{backbone.name} cannot be exported to ONNX: {reason}", hint) from error
     assert program is not None
     return program
 
 
-def _only(model: ir.Model, outputs: dict[str, str]) -> ir.Model:
-    """`model` with only these outputs, renamed, and only the nodes and weights that they need."""
-    kept = {value.name: value for value in model.graph.outputs}
+def _hint(plan: Plan, batch: int | None) -> str:
+    if plan.grouped:
+        return "try --lowering branch: not every block can run as a grouped operator"
+    return (
+        "give a fixed batch with --batch 1"
+        if batch is None
+        else "PyTorch's exporter has no way to express it"
+    )
+
+
+def _only(model: ir.Model, outputs: dict[int, str]) -> ir.Model:
+    """`model` with only these outputs, by position, renamed, and only the nodes and weights that they need."""
+    kept = list(model.graph.outputs)
     model.graph.outputs.clear()
-    for value in kept.values():
-        value.name = f"{value.name}_value"  # frees the names: one output may be computed from another
-    for old, new in outputs.items():
-        kept[old].name = new
-        model.graph.outputs.append(kept[old])
+    for value in [value for node in model.graph for value in node.outputs]:
+        if value in kept or value.name in outputs.values():
+            value.name = f"value/{value.name}"  # frees the names: a task may be called "relu"
+    for position, name in outputs.items():
+        kept[position].name = name
+        model.graph.outputs.append(kept[position])
     common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
     _name_batch(model.graph)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from .backbone import Backbone
 from .tasks import Task
-from .tracing import plain_attention, without_in_place
+from .tracing import plain_attention
 
 
 def groupable(backbone: Backbone, tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -19,10 +20,14 @@ def groupable(backbone: Backbone, tasks: Sequence[Task]) -> tuple[str, ...]:
     called with nothing but values."""
     forked = dict.fromkeys(unit for task in tasks for unit in task.versions if unit not in backbone.heads)
     calls = {node.name: node for node in backbone.graph.nodes}
+    once = Counter(record.unit for record in backbone.topology.nodes)
     plain = {
         record.unit
         for record in backbone.topology.nodes
-        if not (call := calls[record.name]).kwargs and call.args == tuple(dict.fromkeys(call.all_input_nodes))
+        if not (call := calls[record.name]).kwargs
+        and not call.meta["writes"]
+        and once[record.unit] == 1
+        and call.args == tuple(dict.fromkeys(call.all_input_nodes))
     }
     return tuple(unit for unit in forked if unit in plain and _same_shapes(backbone, tasks, unit))
 
@@ -52,7 +57,7 @@ class Grouped(nn.Module):
     ) -> None:
         super().__init__()
         self.axes, self.shared, self.out_axis, self.count = axes, shared, out_axis, len(versions)
-        template = without_in_place(same_tensors(versions[0]))
+        template = same_tensors(versions[0])
         self._template = [template]  # in a list: its own weights are not part of this module
         states = [version.state_dict() for version in versions]
         self.names = tuple(states[0])
@@ -69,7 +74,7 @@ class Grouped(nn.Module):
         in_axes = [None if shared else axis for axis, shared in zip(self.axes, self.shared, strict=True)]
 
         def one(own: dict[str, torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
-            return torch.func.functional_call(self._template[0], own, values)  # type: ignore[no-any-return]
+            return torch.func.functional_call(self._template[0], own, values, tie_weights=False)  # type: ignore[no-any-return]
 
         with plain_attention():
             results = torch.vmap(one, in_dims=(0, *in_axes), out_dims=self.out_axis)(weights, *apart)

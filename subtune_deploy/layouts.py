@@ -35,31 +35,35 @@ class Layouts:
             return values[0].node
         key = (wanted, tuple(id(value.node) for value in values))
         if key not in self.made:
-            parts = [self._one(value, stream, carry) for value, stream in zip(values, wanted, strict=True)]
+            parts = [self._range(value, run, carry) for value, run in _runs(values, wanted)]
             self.made[key] = parts[0] if len(parts) == 1 else self._pack(parts, carry)
         return self.made[key]
 
-    def _one(self, value: Value, stream: str, carry: Carry) -> Any:
-        if len(value.streams) == 1:
+    def _range(self, value: Value, run: Streams, carry: Carry) -> Any:
+        if value.streams == run:
             return value.node
-        key = (id(value.node), stream)
+        key = (id(value.node), run)
         if key not in self.made:
-            index = value.streams.index(stream)
-            self.made[key] = self._split(value.node, carry, index, len(value.streams))
+            first = value.streams.index(run[0])
+            self.made[key] = self._split(value.node, carry, first, len(run), len(value.streams))
         return self.made[key]
 
-    def _split(self, node: Any, carry: Carry, index: int, count: int) -> Any:
-        """Stream `index` of `count`."""
+    def _split(self, node: Any, carry: Carry, first: int, length: int, count: int) -> Any:
+        """`length` streams from `first` on, of `count`."""
         if isinstance(carry, (tuple, list)):
-            parts = [self._item(node, position) for position in range(len(carry))]
-            split = (self._split(part, item, index, count) for part, item in zip(parts, carry, strict=True))
-            return type(carry)(split)
+            items = [(self._item(node, position), inner) for position, inner in enumerate(carry)]
+            return type(carry)(self._split(item, inner, first, length, count) for item, inner in items)
         if carry is None:
             return node
         if carry == "size":
-            return self.graph.call_function(operator.floordiv, (node, count))
+            one = self.graph.call_function(operator.floordiv, (node, count))
+            return one if length == 1 else self.graph.call_function(operator.mul, (one, length))
         apart = self.graph.call_method("unflatten", (node, carry, (count, -1)))
-        return self.graph.call_method("select", (apart, carry, index))
+        assert isinstance(carry, int)  # the plan never packs what is opaque
+        if length == 1:
+            return self.graph.call_method("select", (apart, carry, first))
+        chosen = self.graph.call_method("narrow", (apart, carry, first, length))
+        return self.graph.call_method("flatten", (chosen, carry, carry + 1))
 
     def _pack(self, parts: Sequence[Any], carry: Carry) -> Any:
         if isinstance(carry, (tuple, list)):
@@ -82,3 +86,17 @@ class Layouts:
         if isinstance(value, (tuple, list)):
             return value[position]
         return self.graph.call_function(operator.getitem, (value, position))
+
+
+def _runs(values: Sequence[Value], wanted: Streams) -> list[tuple[Value, Streams]]:
+    """`wanted` cut into stretches that lie side by side in one value."""
+    runs: list[tuple[Value, Streams]] = []
+    for value, stream in zip(values, wanted, strict=True):
+        if runs and runs[-1][0].node is value.node:
+            longer = (*runs[-1][1], stream)
+            start = value.streams.index(longer[0])
+            if value.streams[start : start + len(longer)] == longer:
+                runs[-1] = (value, longer)
+                continue
+        runs.append((value, (stream,)))
+    return runs

@@ -6,6 +6,7 @@ say whose they are.
 
 from __future__ import annotations
 
+import keyword
 import operator
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ from .layouts import Layouts, Value
 from .plan import Plan, Step, Streams
 from .spec import BASE, INPUT
 from .tasks import Task
-from .tracing import without_in_place
 
 LONE = "base_alone"
 """Output of the backbone by itself, which `lower` can add: nothing of it is packed with a task."""
@@ -83,6 +83,8 @@ class _Builder:
         if source.op == "placeholder":
             return self.graph.placeholder(INPUT)
         read = {name: self._read(step, name, streams) for name, streams in self._inputs(step)}
+        for name in source.meta["writes"] & read.keys():  # other versions and streams read the same value
+            read[name] = fx.map_arg(read[name], lambda value: self.graph.call_method("clone", (value,)))
         if len(step.versions) > 1:
             return self._grouped(step, read)
         node = self.graph.node_copy(source, lambda argument: read[argument.name])
@@ -110,8 +112,18 @@ class _Builder:
         if unit is None:
             return self._place(f"op_{step.node}", operator.attrgetter(target)(self.backbone.model))
         path, version = self.backbone.units[unit], step.versions[0]
-        attribute = f"{version}_" if hasattr(nn.Module, version) else version  # a task may be called "train"
-        return self._place(f"{unit}.{attribute}", self._version(unit, version)) + target[len(path) :]
+        return (
+            self._place(f"{unit}.{self._attribute(version)}", self._version(unit, version))
+            + target[len(path) :]
+        )
+
+    def _attribute(self, version: str) -> str:
+        """`version`, with underscores behind it until it is free: a task may be called "train" or "import"."""
+        taken = {"grouped", *self.tasks} - ({version} if version != "grouped" else set())
+        name = version
+        while name in taken or keyword.iskeyword(name) or hasattr(nn.Module(), name):
+            name += "_"
+        return name
 
     def _version(self, unit: str, version: str) -> Any:
         if version == BASE:
@@ -123,7 +135,7 @@ class _Builder:
         holder = container(self.root, outer)
         if not hasattr(holder, name):
             if isinstance(value, nn.Module):
-                holder.add_module(name, without_in_place(same_tensors(value)))
+                holder.add_module(name, same_tensors(value))
             else:
                 holder.register_buffer(name, value.detach())
         return target

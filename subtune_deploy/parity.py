@@ -141,5 +141,6 @@ def _refuse(
     raise ParityError(
         f"task {task} differs from its {against}: relative error {error:.2g} on {kinds[index]} input {index}, "
         f"class {where}: {got[index].flat[where]:.6g} instead of {expected[index].flat[where]:.6g}",
-        f"the tolerance is {limit:g}; compile for a precision that the network bears, or report the graph",
+        f"the tolerance is {limit:g}; a network that mixes the pictures of a batch needs export --merge never, and an "
+        "engine a precision that the network bears",
     )

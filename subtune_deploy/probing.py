@@ -5,17 +5,21 @@ The graph runs on fake tensors, at two batch sizes; nothing is computed.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import ModelError
+from .errors import ModelError, SubtuneError
 from .models import Model
 from .topology import Carry
 from .tracing import FAKE, PROBE_BATCHES, plain_attention
@@ -42,15 +46,29 @@ class _Prober(fx.Interpreter):
 
     def __init__(self, graph: fx.Graph, network: nn.Module) -> None:
         super().__init__(network, graph=graph)
+        self.extra_traceback = False  # our own errors are one line
         self.seen: dict[fx.Node, Seen] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        before = {source: _version(self.env[source]) for source in n.all_input_nodes}
+        before = {source: _versions(self.env[source]) for source in n.all_input_nodes}
         with FlopCounterMode(display=False) as counter:
             result = super().run_node(n)
-        mutated = tuple(source for source, version in before.items() if _version(self.env[source]) != version)
+        touched = [source for source, versions in before.items() if _versions(self.env[source]) != versions]
+        mutated = tuple(source for source in touched if self.env[source] is result) or tuple(touched)
+        self._refuse_lost_writes(n, mutated, result)
         self.seen[n] = Seen(_shapes(result), counter.get_total_flops() // 2, mutated)
         return result
+
+    def _refuse_lost_writes(self, n: fx.Node, mutated: tuple[fx.Node, ...], result: Any) -> None:
+        """What reads the written memory later must be able to read the result of `n` instead."""
+        for source in mutated:
+            for other, value in self.env.items():
+                later = any(user not in self.seen and user is not n for user in other.users)
+                if later and value is not result and _overlap(value, self.env[source]):
+                    raise ModelError(
+                        f"{n.target} changes {other.name} in place, which is read again after it",
+                        "write this operation so that it returns a new tensor",
+                    )
 
 
 def probe(graph: fx.Graph, model: Model, batch: int) -> dict[fx.Node, Seen]:
@@ -65,6 +83,8 @@ def input_errors(model: Model) -> Iterator[None]:
     """What a network raises on an input that it was not built for."""
     try:
         yield
+    except SubtuneError:
+        raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ModelError(
             f"{model.name} cannot be compiled: what it computes depends on values, at {error.func}",
@@ -78,8 +98,28 @@ def input_errors(model: Model) -> Iterator[None]:
         ) from error
 
 
-def _version(value: Any) -> int:
-    return value._version if isinstance(value, torch.Tensor) else 0
+def _versions(value: Any) -> list[int]:
+    return [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    """Whether tensors in two values share memory, element by element."""
+    pairs = itertools.product(tree_leaves(one), tree_leaves(other))
+    return any(
+        isinstance(a, torch.Tensor)
+        and isinstance(b, torch.Tensor)
+        and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+        and bool(np.intersect1d(_places(a), _places(b)).size)
+        for a, b in pairs
+    )
+
+
+def _places(tensor: torch.Tensor) -> Any:
+    """Indices of a tensor's elements in its storage."""
+    places = np.full((), int(tensor.storage_offset()), dtype=np.int64)
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        places = np.add.outer(places, np.arange(size) * stride)
+    return places.ravel()
 
 
 def _shapes(value: Any) -> Any:
@@ -88,6 +128,10 @@ def _shapes(value: Any) -> Any:
         return Shape(tuple(value.shape))
     if isinstance(value, list):
         return list(map(_shapes, value))
+    if hasattr(value, "_asdict") or dataclasses.is_dataclass(value):
+        value = (
+            value._asdict() if hasattr(value, "_asdict") else vars(value)
+        )  # read by name, so never repacked
     if isinstance(value, tuple):
         return tuple(map(_shapes, value))
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ import torch
 
 from .backbone import Backbone
 from .errors import ModelError
-from .parity import References
+from .parity import TOLERANCES, References
 from .pictures import load_picture
 from .tasks import Task, base_task, standalone
 from .tracing import example
@@ -54,5 +54,10 @@ def _answers(backbone: Backbone, task: Task, inputs: np.ndarray) -> np.ndarray:
         raise ModelError(
             f"task {task.name} of {backbone.name} answers zero to everything, so nothing could be compared",
             "give trained weights: this architecture starts with a zero head",
+        )
+    if len(answers) > 1 and np.ptp(answers, axis=0).max() < 10 * TOLERANCES["fp32"] * np.abs(answers).max():
+        raise ModelError(
+            f"task {task.name} of {backbone.name} answers nearly the same to everything, so nothing could be compared",
+            "give trained weights, or take the constant offset out of the answer",
         )
     return answers

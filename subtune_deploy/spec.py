@@ -74,7 +74,7 @@ def format_layers(indices: Iterable[int]) -> str:
 
 def check_task_name(name: str) -> str:
     """A task names an output of the graph and a folder of weights, so it is kept plain."""
-    if name in (BASE, INPUT) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+    if name in (BASE, INPUT, f"{BASE}_alone") or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         raise TaskError(
             f"task name {name!r} is unfit for an output",
             f"use letters, digits and underscores, starting with a letter; {BASE} and {INPUT} are taken",

@@ -132,8 +132,9 @@ def _cleaned(graph: fx.Graph, model: nn.Module) -> fx.Graph:
         target = getattr(node.target, "__name__", str(node.target))
         if node.op == "call_function" and target in ASSERTIONS:
             graph.erase_node(node)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
-    for extra in [node for node in graph.nodes if node.op == "placeholder"][1:]:
+    extras = [node for node in graph.nodes if node.op == "placeholder"][1:]
+    graph.eliminate_dead_code(is_impure_node=lambda node: not set(node.all_input_nodes) & set(extras))
+    for extra in extras:
         if extra.users:
             raise ModelError(
                 f"the model needs a second input, {extra.name}", "only single-input models can be deployed"
@@ -151,14 +152,7 @@ def replace_in_place(graph: fx.Graph, mutations: Iterable[tuple[fx.Node, fx.Node
         for user in list(changed.users):
             if order[user] > order[node]:
                 user.replace_input_with(changed, node)
-
-
-def without_in_place(module: nn.Module) -> nn.Module:
-    """Switch off every `inplace` flag below `module` (which is changed and returned)."""
-    for child in module.modules():
-        if getattr(child, "inplace", None) is True:
-            child.inplace = False  # type: ignore[assignment]
-    return module
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
 
 
 def example(shape: tuple[int, int, int], batch: int, seed: int = 0) -> torch.Tensor:

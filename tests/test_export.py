@@ -139,6 +139,14 @@ def test_a_perturbed_forked_weight_moves_its_output_alone(folder: Path, tmp_path
     }
 
 
+def test_outputs_may_be_called_like_what_computes_them(network: Backbone, tmp_path: Path) -> None:
+    tasks = [
+        candidate_task(network, name, (3,), seed=seed) for seed, name in enumerate(("relu", "cat", "mean"))
+    ]
+    exported(network, tasks).save(tmp_path)
+    assert_answers(network, tasks, tmp_path / "graph.onnx", 2)
+
+
 def test_the_file_carries_its_plan(folder: Path, network: Backbone, tasks: list[Task]) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(folder / "graph.onnx").metadata_props}
     plan = Plan.from_json(json.loads(metadata["subtune.plan"]))

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import SIZE, backbone, random_tasks
+from tiny_networks import SIZE, Net, backbone, lively, random_tasks
 
-from subtune_deploy.backbone import Backbone
+from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.grouped import groupable
+from subtune_deploy.models import Model
 from subtune_deploy.multitask import lower
 from subtune_deploy.plan import make_plan
+from subtune_deploy.spec import InputSpec
 from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
 from subtune_deploy.tracing import example
 
@@ -151,3 +153,38 @@ def test_grouped_versions_must_have_one_shape(network: Backbone, tasks: list[Tas
     calls = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
     assert "block3.grouped" in calls
     assert module.get_submodule("block3.grouped").conv1.weight.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "train_"), ("training", "import"), ("grouped", "None"), ("relu", "cat")]
+)
+def test_a_task_may_be_called_anything_that_an_output_may(network: Backbone, names: tuple[str, str]) -> None:
+    tasks = [candidate_task(network, name, (2, 3), seed=seed) for seed, name in enumerate(names)]
+    for grouped in ((), groupable(network, tasks)):
+        module = lower(network, tasks, plan_of(network, tasks, grouped=grouped))
+        picture = example(SIZE, 2)
+        assert_same(answers(module, picture), expected(network, tasks, picture))
+
+
+def test_neighbours_in_a_packed_value_are_taken_together(network: Backbone) -> None:
+    tasks = [candidate_task(network, "near", (2,), seed=1), candidate_task(network, "far", (2, 4), seed=2)]
+    module = lower(network, tasks, plan_of(network, tasks))
+    packed = [node for node in module.graph.nodes if node.target is torch.cat]
+    assert (
+        len(packed) == 2
+    )  # block 3 for three streams, block 5 for three; block 4 reads a slice of block 3's
+    assert len([node for node in module.graph.nodes if node.target == "narrow"]) == 1
+
+
+def test_a_unit_that_runs_twice_is_not_grouped() -> None:
+    class Twice(Net):
+        def chain(self, x):
+            return self.blocks[1](self.blocks[0](self.blocks[1](x))).mean((2, 3))
+
+    torch.manual_seed(0)
+    net = lively(Twice("chain", 2, 4)).eval().requires_grad_(False)
+    network = trace(Model("twice", net, InputSpec(SIZE), (), "random"))
+    tasks = [candidate_task(network, "both", (1, 2), seed=1)]
+    assert len(groupable(network, tasks)) == 1
+    module = lower(network, tasks, plan_of(network, tasks, grouped=groupable(network, tasks)))
+    assert_same(answers(module, example(SIZE, 2)), expected(network, tasks, example(SIZE, 2)))

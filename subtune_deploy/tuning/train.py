@@ -23,7 +23,6 @@ from ..errors import CheckFailed, InputError, LayersError
 from ..heads import MATRICES, conform, resized_state
 from ..spec import check_task_name, format_layers
 from ..tasks import Task
-from ..tracing import without_in_place
 from .cut import Fetch, Progress, cut, features
 from .data import Dataset
 from .settings import TrainConfig
@@ -105,7 +104,7 @@ def _network(backbone: Backbone, classes: int) -> nn.Module:
 
     Channels last is the layout in which CPUs (and GPUs) train convolutions fastest.
     """
-    network = without_in_place(copy.deepcopy(backbone.model))
+    network = copy.deepcopy(backbone.model)
     for unit in backbone.heads:
         path = backbone.units[unit]
         old = network.get_submodule(path)
