@@ -9,7 +9,7 @@ demo: $(VENV)/ready
 	$(BIN)/subtune-deploy demo
 
 test: $(VENV)/ready lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
