@@ -217,8 +217,8 @@ def _calibrate(model: Model, norms: list[nn.BatchNorm1d | nn.BatchNorm2d]) -> No
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-        if norm.running_var is not None:  # a dead channel must not be blown up
-            norm.running_var.clamp_(min=max(1e-5, 0.1 * float(norm.running_var.mean())))
+        if norm.running_var is not None:  # a quiet channel must not be blown up
+            norm.running_var.clamp_(min=max(1e-5, float(norm.running_var.mean())))
 
 
 def _pictures(shape: Size) -> torch.Tensor:

@@ -72,6 +72,10 @@ class _Prober(fx.Interpreter):
 
 
 def probe(graph: fx.Graph, model: Model, batch: int) -> dict[fx.Node, Seen]:
+    """What each node of `graph` does with `batch` pictures; multiply-adds are for one.
+
+    Raises ModelError where the network does not run on its input size, or loses a write in place.
+    """
     prober = _Prober(graph, model.module)
     with input_errors(model), plain_attention(), FAKE, torch.no_grad():
         prober.run(torch.empty(batch, *model.input.shape))
