@@ -246,7 +246,10 @@ def _torchvision(name: str) -> _Source:
         recipe = best.transforms()
         (crop,), (resize,) = recipe.crop_size, recipe.resize_size
         mean, std = tuple(recipe.mean), tuple(recipe.std)
-        spec = InputSpec((3, crop, crop), mean, std, recipe.interpolation.value, crop / resize)
+        side = getattr(
+            module, "image_size", crop
+        )  # ViT-H/14's best weights are for a larger one than its builder's
+        spec = InputSpec((3, side, side), mean, std, recipe.interpolation.value, crop / resize)
         return spec, tuple(best.meta["categories"])
 
     return _Source(name, f"default ({best})", make, describe, lambda size: _torchvision_size(name, size))
