@@ -151,7 +151,8 @@ def _table(records: list[dict[str, Any]]) -> Iterator[str]:
         "weights, three tasks with different forks (last two blocks; two in the middle; first and last) in one ONNX "
         "graph; the error is the worst of base and tasks in ONNX Runtime against the stand-alone models on a random "
         f"input and a photograph (max |difference| / max |answer|, at most {TOLERANCE:g} to pass). Seconds are for "
-        "everything, on one busy core."
+        "everything, on one busy core. A finished model keeps its line until that is deleted, so rows can come from "
+        "successive versions of the package."
     )
     for title, part in (("torchvision", vision), ("timm, one architecture per family", timm)):
         passed = sum(record["ok"] for record in part)
