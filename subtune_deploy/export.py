@@ -22,9 +22,9 @@ from . import __version__
 from .backbone import Backbone
 from .errors import ModelError
 from .folding import fold_batch_norms
-from .multitask import LONE, lower
+from .multitask import lower
 from .plan import Plan, make_plan
-from .spec import BASE, INPUT
+from .spec import BASE, INPUT, LONE
 from .tasks import Task, tuned_blocks
 from .tracing import example
 

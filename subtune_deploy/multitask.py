@@ -24,9 +24,6 @@ from .plan import Plan, Step, Streams
 from .spec import BASE, INPUT
 from .tasks import Task
 
-LONE = "base_alone"
-"""Output of the backbone by itself, which `lower` can add: nothing of it is packed with a task."""
-
 
 def lower(backbone: Backbone, tasks: Sequence[Task], *plans: Plan) -> fx.GraphModule:
     """One module that computes the outputs of all `plans`, in their order, sharing the steps they share.

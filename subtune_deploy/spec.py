@@ -14,6 +14,9 @@ BASE = "base"
 INPUT = "input"
 """Name of the one input of every graph."""
 
+LONE = "base_alone"
+"""Name under which a lowered module also answers the backbone by itself, packed with no task."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -74,7 +77,7 @@ def format_layers(indices: Iterable[int]) -> str:
 
 def check_task_name(name: str) -> str:
     """A task names an output of the graph and a folder of weights, so it is kept plain."""
-    if name in (BASE, INPUT, f"{BASE}_alone") or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+    if name in (BASE, INPUT, LONE) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         raise TaskError(
             f"task name {name!r} is unfit for an output",
             f"use letters, digits and underscores, starting with a letter; {BASE} and {INPUT} are taken",

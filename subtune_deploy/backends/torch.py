@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from ..errors import BundleError, TargetError
-from ..spec import BASE
+from ..spec import BASE, LONE
 from . import probe_library
 from .base import (
     Availability,
@@ -40,7 +40,6 @@ name = "torch"
 
 PROGRAM = "program.pt2"
 OUTPUTS = "outputs.json"
-ALONE = "base_alone"
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ def load(folder: Path, role: str, target: Target) -> Engine:
 def _role(path: Path, role: str) -> tuple[GraphModule, tuple[str, ...]]:
     """The program reduced to what `role` answers, and the names of its outputs."""
     module, names = _read(path)
-    if names.count(ALONE) != 1 or BASE not in names:
-        raise BundleError(f"{path} answers {names}, not {BASE} and {ALONE}", "export the bundle again")
-    kept = [i for i, each in enumerate(names) if (each == ALONE) == (role == "base")]
+    if names.count(LONE) != 1 or BASE not in names:
+        raise BundleError(f"{path} answers {names}, not {BASE} and {LONE}", "export the bundle again")
+    kept = [i for i, each in enumerate(names) if (each == LONE) == (role == "base")]
     _keep_outputs(module, kept)
     return module, (BASE,) if role == "base" else tuple(names[i] for i in kept)
 
