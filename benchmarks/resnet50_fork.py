@@ -1,6 +1,6 @@
 """What fork 13-14 of ResNet-50 costs: one task, eight tasks, merged or not, and separate networks.
 
-    python benchmarks/resnet50_fork.py [SECONDS per backend]
+    python benchmarks/resnet50_fork.py [SECONDS per backend, at most]
 
 All engines of a backend are interleaved in one run; ratios are medians of paired samples with 95 % intervals.
 Raw samples go to benchmarks/results/resnet50_fork.json, the table to benchmarks/results/resnet50_fork.md.
@@ -19,10 +19,10 @@ from typing import Any
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Engine
 from subtune_deploy.build import BuildOptions, build, compile_bundle
-from subtune_deploy.environment import describe, noise_warnings
-from subtune_deploy.measure import measure_interleaved
+from subtune_deploy.conditions import noise_warnings
+from subtune_deploy.environment import describe
+from subtune_deploy.measure import Protocol, Samples, fresh_batches, measure
 from subtune_deploy.models import load_model
-from subtune_deploy.parity import References
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.stats import median, paired_ratio
 from subtune_deploy.targets import load_target
@@ -68,7 +68,7 @@ def main() -> None:
         host = describe()
         for warning in noise_warnings(host):
             print(f"warning: {warning}", flush=True)
-        samples = {target: measure(bundles, target, seconds) for target in TARGETS}
+        samples = {target: timed(bundles, target, seconds) for target in TARGETS}
     RESULTS.mkdir(exist_ok=True)
     document = {"command": " ".join(sys.argv), "unit": "s", "fork": "13-14", "host": host, "samples": samples}
     (RESULTS / "resnet50_fork.json").write_text(json.dumps(document) + "\n")
@@ -77,7 +77,7 @@ def main() -> None:
     print(table)
 
 
-def measure(bundles: Mapping[str, Any], target: str, seconds: float) -> dict[str, list[float]]:
+def timed(bundles: Mapping[str, Any], target: str, seconds: float) -> Samples:
     """Interleaved samples in seconds by engine."""
     first = bundles["1 task"]
     base = load_engine(first, target, "base")
@@ -86,11 +86,11 @@ def measure(bundles: Mapping[str, Any], target: str, seconds: float) -> dict[str
     others = tuple(load_engine(first, target, "base") for _ in range(8))
     engines["2 networks"] = Several((base, others[0]))
     engines["9 networks"] = Several((base, *others))
-    inputs = References.load(first.path).inputs
-    return measure_interleaved(engines, [row[None] for row in inputs], seconds=seconds)
+    batches = fresh_batches(first.manifest.input, 1)
+    return measure(engines, batches, Protocol(seconds=seconds)).samples
 
 
-def lines(samples: Mapping[str, Mapping[str, list[float]]]) -> Any:
+def lines(samples: Mapping[str, Samples]) -> Any:
     """The table, as Markdown."""
     yield "| backend | engine | median | ratio to the base | 95 % interval | rounds |"
     yield "|---|---|---:|---:|---:|---:|"

@@ -169,13 +169,18 @@ def _with_engine(
         manifest,
         engines={**manifest.engines, target.name: entry},
         files={**kept, **hashes},
-        parity=(*_of_others(manifest.parity, target), *({**each, "engine": target.name} for each in figures)),
-        measurements=_of_others(manifest.measurements, target),
+        parity=(
+            *_of_others(manifest.parity, "engine", target),
+            *({**each, "engine": target.name} for each in figures),
+        ),
+        measurements=_of_others(manifest.measurements, "target", target),
     )
 
 
-def _of_others(records: Iterable[Mapping[str, Any]], target: Target) -> tuple[Mapping[str, Any], ...]:
-    return tuple(record for record in records if record.get("engine") != target.name)
+def _of_others(
+    records: Iterable[Mapping[str, Any]], key: str, target: Target
+) -> tuple[Mapping[str, Any], ...]:
+    return tuple(record for record in records if record.get(key) != target.name)
 
 
 def _to_json(manifest: Manifest) -> str:

@@ -27,10 +27,11 @@ from .backends.base import Batch, Engine
 from .build import build, compile_bundle
 from .bundle import Bundle
 from .checkpoint import read_state, write_state
+from .conditions import noise_warnings
 from .demo_tables import base_table, cost_table, task_table
-from .environment import describe, noise_warnings
+from .environment import describe
 from .errors import InputError, Unavailable
-from .measure import Samples, measure_interleaved
+from .measure import Protocol, Samples, measure
 from .models import load_model
 from .pictures import load_picture
 from .runtime import load_engine
@@ -50,8 +51,8 @@ CONFIG = TrainConfig(epochs=8, batch_size=32, lr=2e-3)
 TRAIN, TEST = 800, 1000
 TARGETS = ("cpu", "openvino-cpu")
 PHOTOGRAPHS = ("chelsea", "coffee", "camera")
-SECONDS = 12.0
-"""For how long each target is timed."""
+PROTOCOL = Protocol(seconds=12.0)
+"""For how long each target is timed, at most."""
 
 
 def run_demo(out: Path, *, console: Console, results: Console) -> None:
@@ -245,6 +246,5 @@ def _time(
     engines["a second network"] = _OneAfterTheOther((base, second), base.outputs, base.threads)
     batches = [load_picture(path, both.manifest.input)[None] for path in pictures]
     with _bar(console, f"timing on {target}") as tick:
-        return measure_interleaved(
-            engines, batches, seconds=SECONDS, progress=lambda part: tick("interleaved", part, 1.0)
-        )
+        found = measure(engines, batches, PROTOCOL, progress=lambda part: tick("interleaved", part, 1.0))
+    return found.samples

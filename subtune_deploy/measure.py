@@ -2,7 +2,7 @@
 
 On a shared machine two separate runs of one engine can differ by tens of per cent; what runs side by side
 meets the same disturbances, so ratios of neighbours hold still. Each round runs every engine once on the same
-batch, in an order that turns round every time (A B, B A, ...), so that neither profits from its place.
+batch; the next round runs them in the opposite order (A B, B A), so that neither profits from its place.
 """
 
 from __future__ import annotations
@@ -11,175 +11,205 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+from typing import runtime_checkable
+
+import numpy as np
 
 from .backends.base import Batch, Engine
+from .environment import last_level_cache
 from .errors import InputError
-from .stats import Interval, Ratio, order_statistic_interval, paired_ratio
+from .spec import InputSpec
+from .stats import Interval, Ratio, mean_of_medians, order_statistic_interval, paired_ratio
 
-Samples = dict[str, list[float]]
+Samples = Mapping[str, Sequence[float]]
+"""Seconds by engine."""
 Clock = Callable[[], float]
 Progress = Callable[[float], None]
-"""Told, a few times a second, the part of the time cap that has passed (0..1)."""
+"""Told, a few times a second, the part of the work or of the time cap that has passed (0..1)."""
 
-PRECISION = 0.01
-"""Half width of the interval, relative to the value, at which enough has been measured."""
-FIRST_LOOK = 30
+FIRST_LOOK = 100
 """Rounds before the samples are looked at; then each time that there are half as many again."""
+BATCHES = (8, 256)
+"""So many buffers of input at least, and at most."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """When enough has been measured.
+
+    With `rounds`, that many after `warmup` more, `repeats` times. Without, rounds until every median and every
+    ratio is known within `precision` (half width of its 95 % interval over its value), for at most `seconds`.
+    """
+
+    name: str = "adaptive"
+    warmup: int = 10
+    rounds: int = 0
+    repeats: int = 1
+    seconds: float = 20.0
+    precision: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.rounds and not (0 < self.seconds < float("inf") and self.precision > 0):
+            given = f"{self.seconds} s, precision {self.precision}"
+            raise InputError(f"the time to measure is {given}", "give a positive number of each")
+
+
+ADAPTIVE = Protocol()
+PAPER = Protocol("paper", warmup=300, rounds=300, repeats=10)
+"""Appendix A: 300 rounds to warm up, 300 timed, ten times; the mean of the ten medians."""
+
+
+@runtime_checkable
+class DeviceTimed(Interface):
+    """An engine that also knows, from events around its last run, how long the device worked, in seconds."""
+
+    @property
+    def device_seconds(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Raw samples of one engine in seconds, in the order taken, and their median latency."""
+    """Raw samples in seconds by engine, index i of each taken in round i; the first engine is the base.
 
-    samples: tuple[float, ...]
-    median: Interval
+    `samples` are host to host: from before the call of `run` to its answer in memory. `device` holds the
+    device's own work for engines that are `DeviceTimed`. `settled`: within the precision asked for.
+    """
+
+    protocol: Protocol
+    samples: Mapping[str, tuple[float, ...]]
     settled: bool
+    device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def latency(self, name: str) -> float:
+        """Seconds: the mean over the protocol's repeats of their medians."""
+        return mean_of_medians(self.samples[name], self.protocol.repeats)
 
-@dataclass(frozen=True)
-class PairMeasurement:
-    """Raw samples of base and candidate in seconds, pairs at one index; `settled` if within precision."""
+    def interval(self, name: str) -> Interval:
+        """Median in seconds with the interval that would hold if samples were independent."""
+        return order_statistic_interval(self.samples[name])
 
-    base: tuple[float, ...]
-    candidate: tuple[float, ...]
-    ratio: Ratio
-    settled: bool
-
-    @property
-    def added(self) -> float:
-        """Added latency relative to the base: 0.17 is 17 %."""
-        return self.ratio.value - 1
+    def ratio(self, name: str) -> Ratio:
+        """Latency relative to the base, from neighbouring rounds."""
+        return paired_ratio(next(iter(self.samples.values())), self.samples[name])
 
 
 def measure(
-    engine: Engine,
+    engines: Mapping[str, Engine],
     batches: Sequence[Batch],
+    protocol: Protocol = ADAPTIVE,
     *,
-    seconds: float,
-    warmup: int = 10,
+    hot: bool = False,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Run one engine until its median is known within 1 %, for at most `seconds`."""
-    samples = measure_interleaved(
-        {"engine": engine},
-        batches,
-        seconds=seconds,
-        warmup=warmup,
-        settled=_median_settled,
-        clock=clock,
-        progress=progress,
-    )
-    taken = samples["engine"]
-    return Measurement(tuple(taken), order_statistic_interval(taken), _median_settled(samples))
+    """Run all engines interleaved, on `batches` in turn.
 
-
-def measure_pair(
-    base: Engine,
-    candidate: Engine,
-    batches: Sequence[Batch],
-    *,
-    seconds: float,
-    warmup: int = 10,
-    clock: Clock = time.perf_counter,
-    progress: Progress | None = None,
-) -> PairMeasurement:
-    """Run both until candidate / base is known within 1 %, for at most `seconds`."""
-    engines = {"base": base, "candidate": candidate}
-    samples = measure_interleaved(
-        engines,
-        batches,
-        seconds=seconds,
-        warmup=warmup,
-        settled=_ratio_settled,
-        clock=clock,
-        progress=progress,
-    )
-    ratio = paired_ratio(samples["base"], samples["candidate"])
-    return PairMeasurement(
-        tuple(samples["base"]), tuple(samples["candidate"]), ratio, _ratio_settled(samples)
-    )
-
-
-def measure_interleaved(
-    engines: Mapping[str, Engine],
-    batches: Sequence[Batch],
-    *,
-    seconds: float,
-    warmup: int = 10,
-    settled: Callable[[Samples], bool] | None = None,
-    clock: Clock = time.perf_counter,
-    progress: Progress | None = None,
-) -> Samples:
-    """Samples in seconds for every engine, index i of each taken in round i, on the same batch.
-
-    Stops when `settled` says so (looked at now and then), or after the first even number of rounds that ends
-    beyond `seconds`. Warm-up comes first: `warmup` rounds, or a quarter of `seconds` if that ends sooner.
+    Without a number of rounds, samples are looked at now and then; a cap in time ends after an even round.
+    `hot` gives the flattered number instead: always the first batch, each engine right after itself.
     Raises InputError for no engines, no batches, or batches that are all zeros.
     """
-    _check(engines, batches, seconds)
-    _warm_up(engines, batches, warmup, seconds / 4, clock)
-    samples: Samples = {name: [] for name in engines}
-    start, told, look = clock(), 0.0, FIRST_LOOK
+    _check(engines, batches)
+    stage = _Stage(engines, batches[:1] if hot else batches, hot, clock, progress)
     with _no_garbage_collection():
-        for turn in _turns():
-            _round(engines, batches[turn // 2 % len(batches)], turn, samples, clock)
-            passed = clock() - start
-            if turn % 2 and passed >= seconds:
-                break
-            if turn + 1 >= look and settled is not None:
-                if settled(samples):
-                    break
-                look = look * 3 // 2
-            if progress is not None and passed >= told + 0.1:
-                progress(min(1.0, passed / seconds))
-                told = passed
-    return samples
+        (_fixed if protocol.rounds else _until_settled)(stage, protocol)
+    samples = {name: tuple(taken) for name, taken in stage.samples.items()}
+    device = {name: tuple(taken) for name, taken in stage.device.items() if taken}
+    return Measurement(protocol, samples, _settled(stage.samples, protocol.precision), device)
 
 
-def _turns() -> Iterator[int]:
-    turn = 0
-    while True:
-        yield turn
-        turn += 1
+def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0) -> list[Batch]:
+    """Normal random inputs (size, C, H, W), in so many buffers that together they outgrow the last cache."""
+    rng = np.random.default_rng(seed)
+    count = 2 * last_level_cache() // (4 * size * int(np.prod(spec.shape)))
+    low, high = BATCHES
+    shape = (size, *spec.shape)
+    return [rng.standard_normal(shape, dtype=np.float32) for _ in range(min(max(count, low), high))]
 
 
-def _round(engines: Mapping[str, Engine], batch: Batch, turn: int, samples: Samples, clock: Clock) -> None:
-    for name in engines if turn % 2 == 0 else reversed(list(engines)):
-        run = engines[name].run
-        before = clock()
-        run(batch)
-        samples[name].append(clock() - before)
+class _Stage:
+    """Engines, their inputs, and the samples so far."""
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        batches: Sequence[Batch],
+        hot: bool,
+        clock: Clock,
+        progress: Progress | None,
+    ) -> None:
+        self.engines, self.batches, self.hot, self.clock = engines, batches, hot, clock
+        self.samples: dict[str, list[float]] = {name: [] for name in engines}
+        self.device: dict[str, list[float]] = {name: [] for name in engines}
+        self.turn, self.told, self.tell = 0, clock(), progress
+
+    def round(self, *, keep: bool = True) -> None:
+        """Every engine once; pairs of rounds in opposite orders see the same batch."""
+        batch = self.batches[self.turn // 2 % len(self.batches)]
+        for name in self.engines if self.turn % 2 == 0 else reversed(list(self.engines)):
+            engine = self.engines[name]
+            if self.hot:
+                engine.run(batch)
+            before = self.clock()
+            engine.run(batch)
+            after = self.clock()
+            if keep:
+                self.samples[name].append(after - before)
+                if isinstance(engine, DeviceTimed):
+                    self.device[name].append(engine.device_seconds)
+        self.turn += 1
+
+    def progress(self, part: float) -> None:
+        if self.tell is not None and self.clock() >= self.told + 0.1:
+            self.told = self.clock()
+            self.tell(min(1.0, part))
 
 
-def _warm_up(
-    engines: Mapping[str, Engine], batches: Sequence[Batch], rounds: int, seconds: float, clock: Clock
-) -> None:
-    start, scratch = clock(), {name: [0.0] for name in engines}
-    for turn in range(rounds):
-        _round(engines, batches[turn // 2 % len(batches)], turn, scratch, clock)
-        if clock() - start >= seconds:
-            return
+def _fixed(stage: _Stage, protocol: Protocol) -> None:
+    total = protocol.repeats * (protocol.warmup + protocol.rounds)
+    for done in range(total):
+        stage.round(keep=done % (protocol.warmup + protocol.rounds) >= protocol.warmup)
+        stage.progress((done + 1) / total)
 
 
-def _median_settled(samples: Samples) -> bool:
-    return order_statistic_interval(samples["engine"]).half_width <= PRECISION
+def _until_settled(stage: _Stage, protocol: Protocol) -> None:
+    _warm_up(stage, protocol)
+    start, look = stage.clock(), FIRST_LOOK
+    while (passed := stage.clock() - start) < protocol.seconds:
+        stage.round()
+        stage.round()
+        stage.progress(passed / protocol.seconds)
+        if stage.turn >= look:
+            if _settled(stage.samples, protocol.precision):
+                return
+            look = look * 3 // 2
 
 
-def _ratio_settled(samples: Samples) -> bool:
-    return paired_ratio(samples["base"], samples["candidate"]).half_width <= PRECISION
+def _warm_up(stage: _Stage, protocol: Protocol) -> None:
+    """All of its rounds, or as many as fit into a quarter of the time."""
+    start = stage.clock()
+    for _ in range(protocol.warmup):
+        stage.round(keep=False)
+        if stage.clock() - start >= protocol.seconds / 4:
+            break
+    stage.turn = 0
 
 
-def _check(engines: Mapping[str, Engine], batches: Sequence[Batch], seconds: float) -> None:
+def _settled(samples: Samples, precision: float) -> bool:
+    base, *others = samples.values()
+    ratios = (paired_ratio(base, taken).half_width for taken in others)
+    medians = (order_statistic_interval(taken).half_width for taken in samples.values())
+    return max((*medians, *ratios)) <= precision
+
+
+def _check(engines: Mapping[str, Engine], batches: Sequence[Batch]) -> None:
     if not engines or not len(batches):
         raise InputError("nothing to measure", "give at least one engine and one batch")
     if not all(batch.any() for batch in batches):
         raise InputError(
             "a batch is all zeros, which some engines answer faster", "give random or real inputs"
         )
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"the time to measure is {seconds} s", "give a positive number of seconds")
 
 
 @contextmanager

@@ -109,3 +109,34 @@ def _wrong(place: str, value: object, expected: str | None) -> InputError:
 
 def _join(place: str, key: str) -> str:
     return f"{place}.{key}" if place else key
+
+
+_JSON = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """JSON Schema of what `to_record` takes for a dataclass, or for one of the types that fields may have."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return {}
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [json_schema(each) for each in arguments]}
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return {"type": "array", "items": json_schema(arguments[0])}
+        return {"type": "array", "prefixItems": [json_schema(each) for each in arguments], "items": False}
+    if origin is not None:
+        return {"type": "object", "additionalProperties": json_schema(arguments[1])}
+    if dataclasses.is_dataclass(kind):
+        return _object(kind)
+    return {"type": "null" if kind is type(None) else _JSON[kind]}
+
+
+def _object(kind: Any) -> dict[str, Any]:
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    return {
+        "type": "object",
+        "properties": {field.name: json_schema(hints[field.name]) for field in fields},
+        "required": [field.name for field in fields if _required(field)],
+        "additionalProperties": False,
+    }

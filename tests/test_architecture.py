@@ -14,13 +14,14 @@ PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 ORDER = (  # noqa: SIM905
     "errors spec records staging pictures checkpoint factory models blocks topology tracing probing backbone heads "
     "diff "
-    "tasks plan layouts grouped multitask folding export backends targets stats environment measure bundle parity "
-    "references runtime build tuning demo_tables demo cli"
+    "tasks plan layouts grouped multitask folding export backends targets stats environment conditions measure bundle "
+    "parity references runtime footprint results result_tables timing build run_folder sweep tuning "
+    "demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
-    "errors spec records staging pictures topology plan backends targets stats environment measure bundle parity "
-    "runtime"
+    "errors spec records staging pictures topology plan backends targets stats environment conditions measure bundle "
+    "parity runtime footprint results result_tables timing run_folder"
 ).split()
 
 

@@ -215,8 +215,8 @@ def test_the_parity_check_sees_the_engine_before_it_is_there_and_its_figures_are
 
 def test_compiling_again_replaces_the_engine_and_what_was_found_out_about_it(bundle: Bundle) -> None:
     first = add_engine(bundle, CPU, lambda _: [{"task": "birds"}])
-    others = {"engine": "other", "added": 0.2}
-    save_manifest(first.path, replace(first.manifest, measurements=({"engine": "cpu", "added": 0.1}, others)))
+    others = {"target": "other", "added": 0.2}
+    save_manifest(first.path, replace(first.manifest, measurements=({"target": "cpu", "added": 0.1}, others)))
     second = add_engine(open_bundle(first.path), replace(CPU, threads=2), lambda _: [{"task": "base"}])
     assert second.manifest.parity == ({"task": "base", "engine": "cpu"},)
     assert second.manifest.measurements == (others,)

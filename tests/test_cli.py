@@ -315,26 +315,38 @@ def test_an_engine_that_answers_wrongly_fails_with_status_1_and_names_the_task(b
 
 def test_bench_gives_raw_samples_in_seconds(bundle: Path) -> None:
     (record,) = cli("bench", bundle, "--target", "cpu", "--seconds", 0.2, "--json").document["measurements"]
-    assert (record["engine"], record["unit"]) == ("cpu", "s")
+    assert (record["schema"], record["target"], record["layers"]) == (1, "cpu", [2, 3, 4])
+    assert record["forks"] == {"birds": [2, 3], "signs": [4]}
     base, graph = record["samples"]["base"], record["samples"]["graph"]
     assert len(base) == len(graph) >= 10
     assert all(0 < sample < 1 for sample in (*base, *graph))
-    assert record["base_seconds"] == pytest.approx(np.median(base))
-    assert record["low"] <= record["ratio"] <= record["high"]
+    assert record["base"]["seconds"] == pytest.approx(np.median(base))
+    assert record["ratio"]["low"] <= record["ratio"]["value"] <= record["ratio"]["high"]
     assert record["host"]["libraries"]["onnxruntime"] == onnxruntime.__version__
     kept = json.loads((bundle / "manifest.json").read_text())["measurements"]
     assert kept == [record]
     assert cli("verify", bundle).status == 0
+    assert cli("results", bundle, "--format", "json").document["results"] == [record]
+
+
+def test_the_papers_protocol_takes_ten_times_three_hundred(bundle: Path) -> None:
+    arguments = ("--target", "cpu", "--protocol", "paper", "--hot", "--json")
+    (record,) = cli("bench", bundle, *arguments).document["measurements"]
+    assert (record["protocol"]["name"], record["inputs"]) == ("paper", "hot")
+    samples = np.array(record["samples"]["graph"])
+    assert samples.shape == (3000,)
+    assert record["graph"]["seconds"] == pytest.approx(np.median(samples.reshape(10, 300), axis=1).mean())
 
 
 def test_bench_times_all_engines_unless_told_and_replaces_older_numbers(bundle: Path) -> None:
     for _ in range(2):
         ran = cli("bench", bundle, "--seconds", 0.1)
         assert ran.status == 0
-        for name in TARGETS:
-            assert ran.row(name)[2] == ran.row(name)[4] == "ms"
+        rows = [line.split() for line in ran.out.splitlines()[1:]]
+        assert [row[5] for row in rows] == list(TARGETS)  # after the model and `2-3 + 4`
+        assert all(row[7] == row[9] == "ms" for row in rows)
     kept = json.loads((bundle / "manifest.json").read_text())["measurements"]
-    assert [record["engine"] for record in kept] == list(TARGETS)
+    assert [record["target"] for record in kept] == list(TARGETS)
 
 
 # Run

@@ -228,6 +228,13 @@ CASES = {
     # targets
     "an unknown target": ("compile {i}/bundle --target cpv", "target 'cpv' is unknown", "did you mean cpu"),
     "a target that was not compiled": ("run {i}/bundle {photo} --target torch-cpu", "has no engine", "compile"),
+    "two bundles to bench": ("bench {i}/bundle {i}/bundle", "folders given: 2", "--compare"),
+    "one result to compare": ("bench --compare {i}/bundle", "folders given: 1", "two results"),
+    "a bundle never benched to compare": (
+        "bench --compare {i}/bundle {i}/bundle", "no result in common", "same forks"
+    ),
+    "results of a bundle never benched": ("results {i}/bundle", "has no results yet", "measure first"),
+    "results of nothing": ("results {i}/none", "holds no results", "sweep's folder"),
     "a bench of what was not compiled": ("bench {i}/bundle --target torch-cpu", "has no engine", "compile"),
     "no such recipe": ("compile {i}/bundle --target {i}/none.toml", "there is no recipe", "targets"),
     "a recipe that is no TOML": ("compile {i}/bundle --target {i}/broken.toml", "is not TOML", "README"),

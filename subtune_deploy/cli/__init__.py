@@ -15,7 +15,7 @@ import click
 
 from .. import __version__
 from ..errors import SubtuneError, did_you_mean
-from . import bundles, machine, networks
+from . import bundles, machine, networks, timing
 
 
 class _Group(click.Group):
@@ -36,7 +36,7 @@ def cli() -> None:
     """Put tasks that were SubTuned on one backbone into ONE engine, check it, and time it."""
 
 
-for command in (*networks.COMMANDS, *bundles.COMMANDS, *machine.COMMANDS):
+for command in (*networks.COMMANDS, *bundles.COMMANDS, *timing.COMMANDS, *machine.COMMANDS):
     cli.add_command(command)
 
 

@@ -17,11 +17,12 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import InputError
+from ..errors import BundleError, InputError
 from ..spec import parse_layers
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..bundle import Bundle
 
 UNWRAPPED = 10_000
 """Columns of a table that no terminal shows."""
@@ -62,6 +63,33 @@ def network_options(command: Command) -> Command:
     return command
 
 
+def build_options(command: Command) -> Command:
+    """--batch, --merge, --lowering: how graphs are made."""
+    for option in reversed(
+        (
+            click.option(
+                "--batch", default="1", show_default=True, metavar="N|dynamic", help="Pictures per call."
+            ),
+            click.option(
+                "--merge",
+                type=click.Choice(["auto", "always", "never"]),
+                default="auto",
+                show_default=True,
+                help="Run shared blocks after a fork on all tasks' streams packed in one batch.",
+            ),
+            click.option(
+                "--lowering",
+                type=click.Choice(["auto", "branch", "grouped"]),
+                default="auto",
+                show_default=True,
+                help="A forked block as one operator per task, or as one grouped operator for all.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 bundle_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
@@ -94,6 +122,17 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
 def read_layers(text: str, backbone: Backbone) -> tuple[int, ...]:
     """A fork of this backbone; `none` is the empty one. Raises LayersError."""
     return () if text == "none" else parse_layers(text, len(backbone.blocks))
+
+
+def compiled(bundle: Bundle, target: str | None) -> list[str]:
+    """The engine that was asked for, or all. Raises BundleError where there is none."""
+    names = [target] if target else list(bundle.manifest.engines)
+    if not names:
+        raise BundleError(
+            f"{bundle.path} has no engine yet",
+            f"compile one: subtune-deploy compile {bundle.path} --target cpu",
+        )
+    return names
 
 
 def pairs(values: Iterable[str], option: str) -> dict[str, str]:

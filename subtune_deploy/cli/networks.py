@@ -14,6 +14,7 @@ from ..errors import LayersError, TaskError, did_you_mean
 from ..spec import BASE, check_task_name, format_layers
 from .common import (
     bar,
+    build_options,
     json_option,
     messages,
     network_options,
@@ -85,21 +86,7 @@ def _times(shape: Sequence[int]) -> str:
     show_default=True,
     help="Batch-norm statistics that moved in blocks that were not tuned: take the base's, or fork them too.",
 )
-@click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Pictures per call.")
-@click.option(
-    "--merge",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Run shared blocks after a fork on all tasks' streams packed in one batch.",
-)
-@click.option(
-    "--lowering",
-    type=click.Choice(["auto", "branch", "grouped"]),
-    default="auto",
-    show_default=True,
-    help="A forked block as one operator per task, or as one grouped operator for all.",
-)
+@build_options
 @click.option(
     "--picture",
     "pictures",

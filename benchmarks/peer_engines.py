@@ -1,0 +1,237 @@
+"""Engines of one cell: a base and K tasks with one fork, in every way that a group of peers knows.
+
+cell = open_cell(backbone, (13, 14), 1, folder)
+for name, make in makers(cell, "onnxruntime").items():
+    engine = make()                                  where a peer does not apply, `make` is the reason why
+    check(name, engine, cell.references)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peer_networks import (
+    Fork,
+    GroupedBranches,
+    Stacked,
+    has_convolutions,
+    own_graph,
+    shared_prefix,
+    side_by_side,
+)
+from torch import nn
+
+from subtune_deploy.backbone import Backbone
+from subtune_deploy.backends import get_backend
+from subtune_deploy.backends.base import Batch, Engine
+from subtune_deploy.errors import ParityError
+from subtune_deploy.export import GRAPH, LONE_GRAPH, export, save_onnx
+from subtune_deploy.parity import References, relative_errors, run_all
+from subtune_deploy.plan import make_plan
+from subtune_deploy.references import compute_references, sample_pictures
+from subtune_deploy.spec import BASE
+from subtune_deploy.targets import load_target
+from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
+
+TARGETS = {"onnxruntime": "cpu", "openvino": "openvino-cpu", "torch": "torch-cpu"}
+GROUPS = tuple(TARGETS)
+TOLERANCE = 1e-3
+OURS, UNMERGED = "ours", "ours, not merged"
+ENGINES, ONE_GRAPH = "K+1 engines", "K+1 networks, one graph"
+EAGER, COMPILED, GROUPED, ENSEMBLE = (
+    "shared prefix eager",
+    "torch.compile",
+    "TorchScript grouped",
+    "torch.func ensemble",
+)
+COLUMNS = {
+    "onnxruntime": (OURS, UNMERGED, ENGINES, ONE_GRAPH),
+    "openvino": (OURS, UNMERGED, ENGINES, ONE_GRAPH),
+    "torch": (OURS, EAGER, COMPILED, GROUPED, ENSEMBLE),
+}
+"""What is compared with the base of each group."""
+
+Make = Callable[[], Engine]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`folder`/multitask, /unmerged, /one_graph and /task1, ... hold ONNX graphs and torch's program.
+
+    `seconds`: what making each of them took.
+    """
+
+    backbone: Backbone
+    layers: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    folder: Path
+    references: References
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (BASE, *(task.name for task in self.tasks))
+
+    def models(self) -> list[nn.Module]:
+        """The stand-alone network of the base and of each task."""
+        return [standalone(self.backbone, task) for task in (base_task(self.backbone), *self.tasks)]
+
+
+def open_cell(backbone: Backbone, layers: Sequence[int], count: int, folder: Path) -> Cell:
+    """`count` candidate tasks on one fork, their graphs in `folder`, and what the stand-alone networks answer."""
+    tasks = tuple(candidate_task(backbone, f"task{i}", layers, seed=i) for i in range(1, count + 1))
+    references = compute_references(backbone, tasks, sample_pictures()[:1], random_inputs=1)
+    cell = Cell(backbone, tuple(layers), tasks, folder, references)
+    with _timed(cell, OURS):
+        export(backbone, tasks, make_plan(backbone.topology, owners(tasks))).save(_folder(cell, OURS))
+    with _timed(cell, UNMERGED):
+        exported = export(backbone, tasks, make_plan(backbone.topology, owners(tasks), merge="never"))
+        save_onnx(exported.graph, _folder(cell, UNMERGED) / GRAPH)
+    networks = {BASE: exported.lone} | {task.name: own_graph(exported.graph, task.name) for task in tasks}
+    with _timed(cell, ENGINES):
+        for name, network in networks.items():
+            save_onnx(network, _folder(cell, name) / LONE_GRAPH)
+    with _timed(cell, ONE_GRAPH):
+        save_onnx(side_by_side(networks), _folder(cell, ONE_GRAPH) / GRAPH)
+    return cell
+
+
+@contextmanager
+def _timed(cell: Cell, name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    cell.seconds[name] = time.perf_counter() - start
+
+
+def _folder(cell: Cell, name: str) -> Path:
+    (cell.folder / name).mkdir()
+    return cell.folder / name
+
+
+def makers(cell: Cell, group: str, *, compiled: str = "") -> dict[str, Make | str]:
+    """How to make each engine of a group, `base` first, or why there is none.
+
+    `compiled`: why torch.compile is left out, if it is.
+    """
+    target = TARGETS[group]
+    found: dict[str, Make | str] = {
+        BASE: lambda: _opened(cell, OURS, "base", target),
+        OURS: lambda: _opened(cell, OURS, "graph", target),
+    }
+    if group == "torch":
+        return found | _torch_makers(cell, compiled)
+    return found | {
+        UNMERGED: lambda: _opened(cell, UNMERGED, "graph", target),
+        ENGINES: lambda: _several(cell, target),
+        ONE_GRAPH: lambda: _opened(cell, ONE_GRAPH, "graph", target),
+    }
+
+
+def _opened(cell: Cell, name: str, role: str, target_name: str) -> Engine:
+    """An engine as `subtune-deploy compile` makes it; only OpenVINO's own form differs from the exported one."""
+    target, source = load_target(target_name), cell.folder / name
+    backend = get_backend(target.backend)
+    if target.backend == "openvino":
+        backend.compile(source, source, role, target)
+    return backend.load(source, role, target)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Networks with an engine each, run one after the other."""
+
+    engines: Mapping[str, Engine]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.engines)
+
+    @property
+    def threads(self) -> int:
+        return self.engines[BASE].threads
+
+    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        return {name: engine.run(batch)[BASE] for name, engine in self.engines.items()}
+
+
+def _several(cell: Cell, target: str) -> Several:
+    return Several({name: _opened(cell, name, "base", target) for name in cell.names})
+
+
+@dataclass(frozen=True)
+class TorchPeer:
+    """A module with one answer, or a tuple of them."""
+
+    module: Callable[..., Any]
+    outputs: tuple[str, ...]
+
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        with torch.inference_mode():
+            answers = self.module(torch.from_numpy(batch))
+        each = (answers,) if isinstance(answers, torch.Tensor) else answers
+        return {name: answer.numpy() for name, answer in zip(self.outputs, each, strict=True)}
+
+
+def _torch_makers(cell: Cell, compiled: str) -> dict[str, Make | str]:
+    def network(fork: Fork | None = None) -> nn.Module:
+        return shared_prefix(cell.models(), cell.layers, fork)
+
+    convolutional = has_convolutions(cell.backbone.model)
+    return {
+        BASE: lambda: TorchPeer(cell.backbone.model, (BASE,)),
+        EAGER: lambda: TorchPeer(network(), cell.names),
+        COMPILED: compiled or (lambda: TorchPeer(_compiled(network()), cell.names)),
+        GROUPED: (lambda: TorchPeer(_scripted(network(GroupedBranches), cell), cell.names))
+        if convolutional
+        else "its blocks hold no convolutions to be grouped",
+        ENSEMBLE: lambda: TorchPeer(network(Stacked), cell.names),
+    }
+
+
+def _compiled(module: nn.Module) -> Callable[..., Any]:
+    """In the default mode. `fullgraph`: a piece that fell back to eager would be an error, not a slow row."""
+    torch.compiler.reset()  # past eight networks of a class it would give up on it
+    return torch.compile(module, fullgraph=True)
+
+
+def _scripted(module: nn.Module, cell: Cell) -> Callable[..., Any]:
+    picture = torch.from_numpy(cell.references.inputs[:1])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; it is what the authors used
+        frozen = torch.jit.freeze(torch.jit.trace(module, picture))  # type: ignore[no-untyped-call]
+        return torch.jit.optimize_for_inference(frozen)
+
+
+def check(name: str, engine: Engine, references: References) -> float:
+    """The worst relative error of the engine's answers; ParityError, naming the tasks, past the tolerance."""
+    answers = run_all(engine, references.inputs, 1)
+    expected = {task: references.answers[task] for task in engine.outputs}
+    errors = {task: float(relative_errors(answers[task], expected[task]).max()) for task in expected}
+    if wrong := {task: error for task, error in errors.items() if not error <= TOLERANCE}:
+        told = ", ".join(f"{task} by {error:.2g}" for task, error in wrong.items())
+        raise ParityError(f"{name} differs from the stand-alone models: {told}", f"{TOLERANCE:g} is allowed")
+    return float(np.max(list(errors.values())))
+
+
+def release() -> None:
+    """Give the memory of engines that are gone back to the system: the largest cells need most of it."""
+    torch.compiler.reset()  # it keeps what it compiled
+    gc.collect()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

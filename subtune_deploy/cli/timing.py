@@ -1,0 +1,296 @@
+"""Commands that time: bench, sweep, results."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError, LayersError, SubtuneError
+from .common import (
+    Command,
+    bar,
+    build_options,
+    compiled,
+    json_option,
+    messages,
+    network_options,
+    print_json,
+    print_table,
+    read_backbone,
+    read_layers,
+)
+
+if TYPE_CHECKING:
+    from ..measure import Protocol
+    from ..results import Result
+    from ..sweep import Step
+
+
+def _protocol_options(command: Command) -> Command:
+    """--protocol, --seconds, --precision, --hot: how to measure."""
+    for option in reversed(
+        (
+            click.option(
+                "--protocol",
+                "name",
+                type=click.Choice(["adaptive", "paper"]),
+                default="adaptive",
+                show_default=True,
+                help="Until the intervals are narrow; or ten times 300 rounds after 300 to warm up.",
+            ),
+            click.option(
+                "--seconds",
+                type=click.FloatRange(0.1),
+                default=20.0,
+                show_default=True,
+                help="At most, for one engine and its base (adaptive).",
+            ),
+            click.option(
+                "--precision",
+                type=click.FloatRange(0.0001, 1),
+                default=0.01,
+                show_default=True,
+                help="Half width of the intervals that is narrow enough (adaptive).",
+            ),
+            click.option(
+                "--hot",
+                is_flag=True,
+                help="The flattered number: one input, and each engine right after itself.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _protocol(name: str, seconds: float, precision: float) -> Protocol:
+    from ..measure import PAPER, Protocol
+
+    return PAPER if name == "paper" else Protocol(seconds=seconds, precision=precision)
+
+
+@click.command()
+@click.argument(
+    "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR | --compare A B"
+)
+@click.option("--target", metavar="NAME", help="One engine of the bundle; default: all.")
+@_protocol_options
+@click.option("--compare", is_flag=True, help="Compare the results of two bundles, sweeps or files instead.")
+@click.option("--across", is_flag=True, help="With --compare: although host, versions or protocol differ.")
+@json_option
+def bench(
+    folders: tuple[Path, ...],
+    target: str | None,
+    hot: bool,
+    compare: bool,
+    across: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Median latency, and what is added to the base alone.
+
+    The base's own engine and the engine with all tasks run by turns in one process, so that both meet the same
+    disturbances. The result, raw samples included, is kept in the bundle.
+    """
+    if len(folders) != (2 if compare else 1):
+        raise InputError(
+            f"folders given: {len(folders)}", "give one bundle to measure, or two results with --compare"
+        )
+    from ..results import to_document
+
+    if compare:
+        _compare(*folders, across=across, as_json=as_json)
+        return
+    results = _benched(folders[0], target, _protocol(**how), hot)
+    if as_json:
+        print_json({"bundle": str(folders[0]), "measurements": [to_document(result) for result in results]})
+    else:
+        _print(results)
+
+
+def _benched(folder: Path, target: str | None, protocol: Protocol, hot: bool) -> list[Result]:
+    from ..bundle import open_bundle, save_manifest
+    from ..results import to_document
+    from ..timing import time_bundle
+
+    bundle = open_bundle(folder)
+    results = []
+    for name in compiled(bundle, target):
+        with bar(f"timing {name}") as tick:
+            results.append(
+                time_bundle(bundle, name, protocol, hot=hot, progress=lambda part: tick("", part, 1.0))
+            )
+        for warning in results[-1].warnings:
+            messages.print(f"warning: {name}: {warning}")
+    measured = {result.target for result in results}
+    kept = [m for m in bundle.manifest.measurements if m.get("target") not in measured]
+    documents = (*kept, *map(to_document, results))
+    save_manifest(bundle.path, dataclasses.replace(bundle.manifest, measurements=documents))
+    return results
+
+
+def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
+    from ..records import to_plain
+    from ..result_tables import CHANGE_COLUMNS, change_rows, compare
+    from ..results import read_results
+
+    changes = compare(read_results(first), read_results(second), across=across)
+    if not as_json:
+        print_table(CHANGE_COLUMNS, change_rows(changes))
+        return
+    print_json({
+        "first": str(first),
+        "second": str(second),
+        "changes": [
+            {"layers": c.first.layers, "tasks": c.first.tasks, "target": c.first.target, "verdict": c.verdict,
+             "added": [c.first.added, c.second.added], "ratio": to_plain(c.ratio)}
+            for c in changes
+        ],
+    })  # fmt: skip
+
+
+@click.command()
+@network_options
+@click.option("--target", "targets", multiple=True, default=("cpu",), show_default=True, metavar="NAME",
+              help="A recipe's name, or its file; repeatable.")  # fmt: skip
+@click.option(
+    "--span", metavar="N|A-B", help="All runs of so many consecutive blocks; default without --layers: 1-3."
+)
+@click.option("--layers", "forks", multiple=True, metavar="LAYERS", help="A fork, as in 2,14; repeatable.")
+@click.option(
+    "--tasks",
+    default="1",
+    show_default=True,
+    metavar="K,...",
+    help="So many tasks on each fork, as in 1,2,8.",
+)
+@build_options
+@_protocol_options
+@click.option("--keep", is_flag=True, help="Keep each candidate's bundle in RUN/cache.")
+@click.option("-o", "--out", "run", required=True, type=click.Path(path_type=Path), metavar="RUN",
+              help="The run's folder; a run that was interrupted goes on where it stopped.")  # fmt: skip
+@json_option
+def sweep(
+    targets: tuple[str, ...],
+    span: str | None,
+    forks: tuple[str, ...],
+    tasks: str,
+    batch: str,
+    merge: Any,
+    lowering: Any,
+    hot: bool,
+    keep: bool,
+    run: Path,
+    as_json: bool,
+    name: str,
+    seconds: float,
+    precision: float,
+    **network: Any,
+) -> None:
+    """Time every candidate fork of a model on targets.
+
+    Each candidate is exported, compiled, checked against its stand-alone models and timed against the base alone.
+    Results are kept in RUN/results.jsonl as they come.
+    """
+    from ..build import BuildOptions, parse_batch
+    from ..results import to_document
+    from ..sweep import SweepOptions, candidates
+    from ..sweep import sweep as measure_all
+    from ..targets import load_target
+
+    options = SweepOptions(
+        BuildOptions(parse_batch(batch), merge, lowering), _protocol(name, seconds, precision), hot, keep
+    )
+    recipes, counts = [load_target(each) for each in targets], _counts(tasks)
+    backbone = read_backbone(**network)
+    lists = [read_layers(each, backbone) for each in forks]
+    blocks = len(backbone.blocks)
+    chosen = candidates(
+        blocks, None if lists and span is None else _span(span or "1-3", blocks), lists, counts
+    )
+    messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
+    with bar("sweep") as tick:
+        results = measure_all(backbone, chosen, recipes, run, options, told=_teller(tick))
+    if as_json:
+        print_json({"run": str(run), "results": [to_document(result) for result in results]})
+    else:
+        _print(results)
+
+
+def _teller(tick: Callable[[str, float, float], None]) -> Callable[[Step], None]:
+    def told(step: Step) -> None:
+        where, left = f"{step.candidate} on {step.target}", _left(step.seconds_left)
+        tick(f"{where}, {left}", step.done, step.total)
+        if step.outcome is not None:
+            messages.print(f"[{step.done}/{step.total}] {where}: {_outcome(step.outcome)}, {left}")
+
+    return told
+
+
+def _outcome(outcome: Result | SubtuneError) -> str:
+    if isinstance(outcome, SubtuneError):
+        return f"failed: {outcome.message}"
+    low, high = outcome.ratio.low - 1, outcome.ratio.high - 1
+    return f"{outcome.added:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return "time left unknown"
+    return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+
+
+def _span(text: str, blocks: int) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high <= blocks:
+        raise LayersError(
+            f"span {text!r} does not fit {blocks} blocks", "give a length or two, as in --span 1-3"
+        )
+    return low, high
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() and 1 <= int(word) <= 256 for word in words):
+        raise InputError(f"tasks {text!r} is no list of counts", "give 1 to 256 each, as in --tasks 1,2,4,8")
+    return tuple(map(int, words))
+
+
+@click.command("results")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table",
+              show_default=True, help="CSV and JSON have times in seconds and sizes in bytes.")  # fmt: skip
+@click.option("--across", is_flag=True, help="Show them together although host, versions or protocol differ.")
+def show_results(paths: tuple[Path, ...], form: str, across: bool) -> None:
+    """Results of sweeps, benched bundles, or .jsonl files."""
+    from ..result_tables import COLUMNS, markdown, rows, to_csv
+    from ..results import check_comparable, read_results, to_document
+
+    results = [result for path in paths for result in read_results(path)]
+    if not results:
+        raise InputError(f"{paths[0]} has no results yet", "measure first: subtune-deploy bench or sweep")
+    if not across:
+        check_comparable(results)
+    if form == "json":
+        print_json({"results": [to_document(result) for result in results]})
+    elif form == "csv":
+        click.echo(to_csv(results), nl=False)
+    elif form == "markdown":
+        click.echo(markdown(COLUMNS, rows(results)), nl=False)
+    else:
+        _print(results)
+
+
+def _print(results: Sequence[Result]) -> None:
+    from ..result_tables import COLUMNS, rows
+
+    print_table(tuple(COLUMNS), rows(results))
+
+
+COMMANDS = (bench, sweep, show_results)

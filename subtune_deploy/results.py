@@ -1,0 +1,193 @@
+"""What was measured, as versioned JSON lines: one `Result` a line, raw samples in seconds included.
+
+    for result in read_results("runs/resnet50"):     # a sweep's folder, a .jsonl file, or a bundle
+        print(result.fork, result.tasks, f"{result.added:+.1%}")
+
+The schema is docs/results.schema.json; `schema()` makes it from the records below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .bundle import MANIFEST, open_bundle
+from .environment import differences
+from .errors import InputError
+from .measure import Protocol
+from .records import json_schema, to_plain, to_record
+from .spec import format_layers
+from .stats import Ratio
+
+SCHEMA = 1
+LINES = "results.jsonl"
+"""In a sweep's folder: its results."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine. Times in seconds, host to host; sizes in bytes.
+
+    `seconds` is what the protocol calls latency: the median, or the mean of medians; `low` and `high` bound the
+    median. `peak_rss_bytes` is of a process that does nothing but run this engine; null where not measured.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    p50: float
+    p95: float
+    p99: float
+    worst: float
+    engine_bytes: int
+    peak_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a graph with all its tasks costs beside the backbone alone, measured interleaved.
+
+    `layers`: blocks that any task tuned; `forks`: those of each task. `merge`: always, never, or the nodes that
+    merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number. `ratio`:
+    graph over base, host to host; `device_ratio`: of the device's own work, where engines tell it.
+    `samples` and `device`: raw seconds by engine (base, graph), index i of each from round i.
+    """
+
+    model: str
+    weights: str
+    input_shape: tuple[int, ...]
+    batch: int
+    layers: tuple[int, ...]
+    forks: Mapping[str, tuple[int, ...]]
+    merge: Any
+    grouped: tuple[str, ...]
+    target: str
+    backend: str
+    precision: str
+    threads: int
+    protocol: Protocol
+    inputs: str
+    ratio: Ratio
+    settled: bool
+    base: Timing
+    graph: Timing
+    started: str
+    host: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    samples: Mapping[str, tuple[float, ...]]
+    device_ratio: Ratio | None = None
+    device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def added(self) -> float:
+        """Added latency relative to the base: 0.17 is 17 %."""
+        return self.ratio.value - 1
+
+    @property
+    def tasks(self) -> int:
+        """Tasks beside the base."""
+        return len(self.forks)
+
+    @property
+    def fork(self) -> str:
+        """`"13-14"`; tasks with different forks are told apart: `"13-14 + 16"`."""
+        return " + ".join(dict.fromkeys(format_layers(layers) for layers in self.forks.values()))
+
+
+def to_document(result: Result) -> dict[str, Any]:
+    """What JSON holds: `schema` and `added` beside the fields, samples to the nanosecond."""
+    document = {"schema": SCHEMA, "added": result.added, **to_plain(result)}
+    for name in ("samples", "device"):
+        document[name] = {key: [round(s, 9) for s in taken] for key, taken in document[name].items()}
+    return document
+
+
+def from_document(document: object, place: str = "the result") -> Result:
+    """The inverse, from parsed JSON. Raises InputError, naming `place`."""
+    given = document.get("schema") if isinstance(document, dict) else None
+    if given != SCHEMA:
+        raise InputError(f"{place} has schema version {given!r}, expected {SCHEMA}", "update subtune-deploy")
+    assert isinstance(document, dict)
+    try:
+        return to_record(
+            Result, {key: value for key, value in document.items() if key not in ("schema", "added")}
+        )
+    except InputError as error:
+        raise InputError(f"{place}: {error.message}", error.hint) from error
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Add a line, on the disk when this returns."""
+    with path.open("ab") as stream:
+        stream.write(json.dumps(to_document(result), allow_nan=False).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a killed process left of its last line; all lines before it stay."""
+    if path.exists():
+        whole = path.read_bytes().rfind(b"\n") + 1
+        if whole < path.stat().st_size:
+            os.truncate(path, whole)
+
+
+def read_results(path: Path | str) -> tuple[Result, ...]:
+    """Results of a sweep's folder, a file of JSON lines, or a bundle that was benched, in the order taken.
+
+    The torn last line of a process that was killed is no result. Raises InputError, BundleError.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        found = [(path / MANIFEST, each) for each in open_bundle(path).manifest.measurements]
+        return tuple(from_document(dict(each), str(place)) for place, each in found)
+    lines = path / LINES if path.is_dir() else path
+    if not lines.is_file():
+        raise InputError(
+            f"{path} holds no results", "give a sweep's folder, a .jsonl file, or a benched bundle"
+        )
+    whole, _, _ = lines.read_bytes().rpartition(b"\n")
+    numbered = enumerate(whole.decode("utf-8", "replace").splitlines(), start=1)
+    return tuple(from_document(_parsed(text, f"{lines}:{n}"), f"{lines}:{n}") for n, text in numbered)
+
+
+def check_comparable(results: Iterable[Result]) -> None:
+    """Raise InputError, naming what differs, unless all were measured on one host in one way."""
+    first, *others = results
+    for other in others:
+        if found := mixed(first, other):
+            raise InputError(
+                f"these results do not belong together: {'; '.join(found)}",
+                "measure all on one host with the same versions and protocol",
+            )
+
+
+def mixed(one: Result, other: Result) -> list[str]:
+    """How the ways in which two results were measured differ, fork and task count aside."""
+    ways = (("protocol", one.protocol.name, other.protocol.name), ("inputs", one.inputs, other.inputs))
+    found = [f"{what} {left} / {right}" for what, left, right in ways if left != right]
+    return [*differences(one.host, other.host), *found]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of one line."""
+    document = json_schema(Result)
+    document["properties"] |= {"schema": {"const": SCHEMA}, "added": {"type": "number"}}
+    document["required"] += ["schema", "added"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "subtune-deploy result",
+        **document,
+    }
+
+
+def _parsed(text: str, place: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{place} is not JSON: {error}", "give a file that subtune-deploy wrote") from error

@@ -1,0 +1,95 @@
+"""The folder of a run: who may write to it, and what was swept, where and how.
+
+`run.json` describes the run; `results.jsonl` has a line for each result, written as it comes; `cache/` holds
+work that need not be done again. One process at a time; one host, one set of versions, one way of measuring.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from .environment import differences
+from .errors import InputError
+from .results import LINES, drop_torn_line
+from .staging import PREFIX, replaced_file
+
+RUN, CACHE, LOCK = "run.json", "cache", "lock"
+SCHEMA = 1
+
+_ANOTHER = "give another folder for this sweep"
+
+
+@contextmanager
+def open_run(run: Path, description: Mapping[str, Any]) -> Iterator[Path]:
+    """Hold the folder `run`, made if need be, for the time of the block; what a killed process left is tidied.
+
+    `description` has keys `host` (as `environment.describe` gives it), `targets` (recipes by name, which may
+    be added to later) and others, which stay as they are. Raises InputError if another process holds the
+    folder, if it holds other things, or if its description does not go together with this one.
+    """
+    _check_kind(run)
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(run / LOCK, timeout=0):  # the system releases it, however a process ends
+            _describe(run / RUN, description)
+            drop_torn_line(run / LINES)
+            _tidy(run)
+            yield run
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{run} is in use by another process", "wait until it is done, or give another folder"
+        ) from error
+
+
+def _check_kind(run: Path) -> None:
+    if run.is_dir() and not (run / RUN).is_file() and {path.name for path in run.iterdir()} - {LOCK}:
+        raise InputError(f"{run} holds other things (no {RUN})", "give a new folder, or that of a sweep")
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run} is a file", "give a folder for the sweep")
+
+
+def _tidy(run: Path) -> None:
+    """Remove what a killed process had not given its final name yet."""
+    for leftover in [*run.glob(f"{PREFIX}*"), *(run / CACHE).glob(f"{PREFIX}*")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _describe(path: Path, now: Mapping[str, Any]) -> None:
+    """Enter `now` in `path`, targets added to those that are there."""
+    document = {"schema": SCHEMA, **now}
+    if path.is_file():
+        before = _read(path)
+        if found := _changed(before, document):
+            raise InputError(f"{path.parent} was measured differently: {'; '.join(found)}", _ANOTHER)
+        document = {**before, "targets": {**before["targets"], **now["targets"]}}
+    with replaced_file(path) as pending:
+        pending.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}", _ANOTHER) from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not of schema version {SCHEMA}", _ANOTHER)
+    return found
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    found = differences(before["host"], now["host"])
+    fixed = [key for key in now if key not in ("host", "targets")]
+    found += [f"{key} was {before.get(key)}, is {now[key]}" for key in fixed if before.get(key) != now[key]]
+    recipes = before["targets"]
+    changed = [name for name, recipe in now["targets"].items() if recipes.get(name, recipe) != recipe]
+    return found + [f"the recipe of target {name} changed" for name in changed]

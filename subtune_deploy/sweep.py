@@ -1,0 +1,196 @@
+"""Every candidate fork of a backbone, built, checked and timed on targets; resumes where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .backbone import Backbone
+from .backends import get_backend
+from .backends.base import Target
+from .build import BuildOptions, build, compile_bundle
+from .bundle import MANIFEST, Bundle, open_bundle
+from .checkpoint import fingerprint
+from .environment import describe
+from .errors import CheckFailed, SubtuneError, Unavailable
+from .measure import Progress, Protocol
+from .records import to_plain
+from .results import LINES, Result, append_result, read_results
+from .run_folder import CACHE, open_run
+from .spec import format_layers
+from .tasks import candidate_task
+from .timing import time_bundle
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """So many tasks, all forked at `layers`, each with weights of its own."""
+
+    layers: tuple[int, ...]
+    tasks: int = 1
+
+    def __str__(self) -> str:
+        return f"{format_layers(self.layers)} x{self.tasks}"
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How candidates are built and timed. `keep`: their bundles stay in the run's cache."""
+
+    build: BuildOptions = field(default_factory=BuildOptions)
+    protocol: Protocol = field(default_factory=Protocol)
+    hot: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a sweep stands: `done` of `total`, and how long the rest may take, in seconds.
+
+    `outcome` is None when work on the candidate begins.
+    """
+
+    candidate: Candidate
+    target: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+    outcome: Result | SubtuneError | None = None
+
+
+Job = tuple[Candidate, Target]
+
+
+def candidates(
+    blocks: int,
+    span: tuple[int, int] | None = None,
+    forks: Iterable[Sequence[int]] = (),
+    tasks: Iterable[int] = (1,),
+) -> tuple[Candidate, ...]:
+    """All runs of span[0]..span[1] consecutive blocks out of `blocks`, and `forks`, for each task count.
+
+    The order is fixed: by task count, then runs by length and place, then `forks` as given; none twice.
+    """
+    low, high = span or (1, 0)
+    runs = [
+        tuple(range(first, first + length))
+        for length in range(low, high + 1)
+        for first in range(1, blocks - length + 2)
+    ]
+    every = [*runs, *(tuple(sorted(set(fork))) for fork in forks)]
+    return tuple(dict.fromkeys(Candidate(layers, count) for count in tasks for layers in every))
+
+
+def sweep(
+    backbone: Backbone,
+    chosen: Sequence[Candidate],
+    targets: Sequence[Target],
+    run: Path,
+    options: SweepOptions | None = None,
+    *,
+    told: Callable[[Step], None] = lambda step: None,
+    progress: Progress | None = None,
+) -> tuple[Result, ...]:
+    """Measure what the run has not measured yet; the results of `chosen` on `targets`, in their order.
+
+    `told` hears when work on a candidate begins and ends. One that fails is told, left out, and tried again by
+    the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
+    """
+    options = options or SweepOptions()
+    for target in targets:
+        get_backend(target.backend)  # told before the first candidate is built
+    jobs = [(candidate, target) for candidate in chosen for target in targets]
+    with open_run(run, _description(backbone, targets, options)):
+        finished = {_key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
+        left = [(each, target) for each, target in jobs if (each, target.name) not in finished]
+        failed = []
+        for step in _Work(backbone, run, options, progress).steps(left, len(jobs)):
+            told(step)
+            if isinstance(step.outcome, Result):
+                finished[step.candidate, step.target] = step.outcome
+            elif step.outcome is not None:
+                failed.append(f"{step.candidate} on {step.target} ({step.outcome.message})")
+    if failed:
+        what = f"{len(failed)} of {len(jobs)} failed: {'; '.join(failed)}"
+        raise CheckFailed(what, "the others are kept; sweep again to try these again")
+    return tuple(finished[candidate, target.name] for candidate, target in jobs)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How one candidate after the other becomes a line of results."""
+
+    backbone: Backbone
+    run: Path
+    options: SweepOptions
+    progress: Progress | None
+
+    def steps(self, left: Sequence[Job], total: int) -> Iterable[Step]:
+        self._tidy(left)
+        start, done = time.monotonic(), total - len(left)
+        seconds_left: float | None = None
+        for index, (candidate, target) in enumerate(left):
+            yield Step(candidate, target.name, done + index, total, seconds_left)
+            outcome = self._attempt(candidate, target)
+            seconds_left = (time.monotonic() - start) / (index + 1) * (len(left) - index - 1)
+            yield Step(candidate, target.name, done + index + 1, total, seconds_left, outcome)
+            self._tidy(left[index + 1 :])
+
+    def _attempt(self, candidate: Candidate, target: Target) -> Result | SubtuneError:
+        try:
+            return self._measured(candidate, target)
+        except Unavailable:
+            raise
+        except SubtuneError as error:
+            return error
+
+    def _measured(self, candidate: Candidate, target: Target) -> Result:
+        bundle = self._bundle(candidate)
+        if target.name not in bundle.manifest.engines:
+            bundle = compile_bundle(bundle, target)
+        options = self.options
+        result = time_bundle(bundle, target.name, options.protocol, hot=options.hot, progress=self.progress)
+        append_result(self.run / LINES, result)
+        return result
+
+    def _bundle(self, candidate: Candidate) -> Bundle:
+        """From the cache, where it is whole or not at all, or built now."""
+        folder = self._folder(candidate)
+        if (folder / MANIFEST).is_file():
+            return open_bundle(folder)
+        numbers = range(1, candidate.tasks + 1)
+        tasks = [candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n) for n in numbers]
+        return build(self.backbone, tasks, folder, self.options.build)
+
+    def _tidy(self, left: Sequence[Job]) -> None:
+        """The cache holds only what is still needed; a killed process may have left more."""
+        needed = {self._folder(candidate) for candidate, _ in left}
+        for folder in () if self.options.keep else (self.run / CACHE).glob("*"):
+            if folder not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, candidate: Candidate) -> Path:
+        return self.run / CACHE / str(candidate).replace(" ", "_")
+
+
+def _key(result: Result) -> tuple[Candidate, str]:
+    return Candidate(result.layers, result.tasks), result.target
+
+
+def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOptions) -> dict[str, Any]:
+    """What must stay the same from one call to the next, see `open_run`."""
+    return {
+        "model": backbone.name,
+        "weights": fingerprint(backbone.model.state_dict()),
+        "blocks": [block.name for block in backbone.blocks],
+        "input": to_plain(backbone.input),
+        "build": to_plain(options.build),
+        "protocol": to_plain(options.protocol),
+        "inputs": "hot" if options.hot else "fresh",
+        "targets": {target.name: to_plain(target) for target in targets},
+        "host": describe(),
+    }
