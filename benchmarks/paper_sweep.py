@@ -39,7 +39,7 @@ def measured(blocks: int) -> dict[str, list[Result]]:
 
 
 def _told(step: Step) -> None:
-    if step.seconds_left is not None:
+    if step.outcome is not None:
         print(f"[{step.done}/{step.total}] {step.candidate}, {step.seconds_left:.0f} s left", file=sys.stderr)
 
 

@@ -5,7 +5,7 @@
 same       the base against itself: one engine twice, and two loads of the same files
 slow       the base against itself with a busy-wait of 2 % or 5 % of its median after each run
 processes  fork 13-14 against its base, each time in a fresh process
-hot        fork and base on fresh inputs, and on one input that stays in the caches
+hot        the fork against its base on fresh inputs, and on one input that stays in the caches
 
 A comparison is a line of benchmarks/results/timing_checks.jsonl with its raw samples in seconds; those that are
 there are not measured again. The summary is benchmarks/results/timing_checks.md.
@@ -13,12 +13,13 @@ there are not measured again. The summary is benchmarks/results/timing_checks.md
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from subtune_deploy.backends.base import Engine
+from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.conditions import noise_warnings
 from subtune_deploy.environment import describe, differences
@@ -48,13 +49,12 @@ VARIANTS = {
     "processes": ("fork",),
     "hot": ("fresh", "hot"),
 }
-CALIBRATION = Protocol("calibration", rounds=30)
 
 Line = dict[str, Any]
 
 
 class Comparison(NamedTuple):
-    """One line of the results."""
+    """What a line of the results is of."""
 
     check: str
     target: str
@@ -68,14 +68,13 @@ class BusyWait:
 
     engine: Engine
     seconds: float
-    clock: Callable[[], float] = time.perf_counter
     outputs: tuple[str, ...] = ()
     threads: int = 0
 
-    def run(self, batch: Any) -> dict[str, Any]:
+    def run(self, batch: Batch) -> dict[str, Any]:
         answer = self.engine.run(batch)
-        until = self.clock() + self.seconds
-        while self.clock() < until:
+        until = time.perf_counter() + self.seconds
+        while time.perf_counter() < until:
             pass
         return answer
 
@@ -90,20 +89,19 @@ def main(checks: Sequence[str], count: int | None, one: tuple[str, ...] | None) 
         folder, check, target, variant, index = one
         print(json.dumps(compared(open_bundle(Path(folder)), Comparison(check, target, variant, int(index)))))
         return
-    wanted = [each for check in checks or COUNTS for each in planned(check, count or COUNTS[check])]
-    done = {key_of(line) for line in begun()[1:]}
-    measure_all([each for each in wanted if each not in done])
-    header, *lines = begun()
-    SUMMARY.write_text(summary(header["host"], lines))
+    _, *lines = begun()
+    done = {Comparison(*(line[name] for name in Comparison._fields)) for line in lines}
+    wanted = (planned(check, count or COUNTS[check]) for check in checks or COUNTS)
+    if missing := [each for group in wanted for each in group if each not in done]:
+        measure_all(missing)
+    SUMMARY.write_text(summary(*begun()))
     print(SUMMARY.read_text())
 
 
-def planned(check: str, count: int) -> Iterator[Comparison]:
+def planned(check: str, count: int) -> list[Comparison]:
     """Variants and targets take turns: what changes on the machine meets all of them."""
-    for index in range(count):
-        for target in TARGETS:
-            for variant in VARIANTS[check]:
-                yield Comparison(check, target, variant, index)
+    turns = itertools.product(range(count), TARGETS, VARIANTS[check])
+    return [Comparison(check, target, variant, index) for index, target, variant in turns]
 
 
 def begun() -> list[Line]:
@@ -122,14 +120,8 @@ def append(line: Line) -> None:
         stream.write(json.dumps(line) + "\n")
 
 
-def key_of(line: Line) -> Comparison:
-    return Comparison(*(line[name] for name in Comparison._fields))
-
-
 def measure_all(missing: Sequence[Comparison]) -> None:
     """One after the other, each written when it is done."""
-    if not missing:
-        return
     with tempfile.TemporaryDirectory() as scratch:
         bundle = built(Path(scratch, "bundle"))
         for warning in noise_warnings(describe()):
@@ -137,8 +129,8 @@ def measure_all(missing: Sequence[Comparison]) -> None:
         for number, each in enumerate(missing, start=1):
             line = in_a_fresh_process(bundle, each) if each.check == "processes" else compared(bundle, each)
             append(line)
-            said = f"{line['ratio']:.4f} ({line['low']:.4f} to {line['high']:.4f})"
-            click.echo(f"[{number}/{len(missing)}] {' '.join(map(str, each))}: {said}", err=True)
+            found = f"{line['ratio']:.4f} ({line['low']:.4f} to {line['high']:.4f})"
+            click.echo(f"[{number}/{len(missing)}] {' '.join(map(str, each))}: {found}", err=True)
 
 
 def built(folder: Path) -> Bundle:
@@ -166,119 +158,73 @@ def compared(bundle: Bundle, each: Comparison) -> Line:
     """Engines loaded for this comparison, inputs of its own, the default protocol."""
     batches = fresh_batches(bundle.manifest.input, 1, seed=each.index)
     base = load_engine(bundle, each.target, "base")
-    other, wait = base, 0.0
-    if each.variant == "two loads":
-        other = load_engine(bundle, each.target, "base")
-    elif each.check == "slow":
-        typical = measure({"base": base}, batches, CALIBRATION).latency("base")
-        wait = typical * float(each.variant.removesuffix(" %")) / 100
-        other = BusyWait(base, wait)
-    elif each.check in ("processes", "hot"):
-        other = load_engine(bundle, each.target)
+    other = other_engine(bundle, each, base, batches)
     found = measure({"base": base, "other": other}, batches, hot=each.variant == "hot")
     ratio = found.ratio("other")
+    outcome = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high, "settled": found.settled}
+    if isinstance(other, BusyWait):
+        outcome["wait"] = other.seconds
     samples = {name: [round(sample, 9) for sample in taken] for name, taken in found.samples.items()}
+    return {**each._asdict(), **outcome, "samples": samples}
+
+
+def other_engine(bundle: Bundle, each: Comparison, base: Engine, batches: Sequence[Batch]) -> Engine:
+    """What the base is compared with."""
+    if each.check == "slow":
+        now = measure({"base": base}, batches, Protocol("calibration", rounds=30)).latency("base")
+        return BusyWait(base, now * float(each.variant.removesuffix(" %")) / 100)
+    if each.check == "same":
+        return base if each.variant == "one engine" else load_engine(bundle, each.target, "base")
+    return load_engine(bundle, each.target)
+
+
+def summary(header: Line, *lines: Line) -> str:
+    """Markdown: the command, the device, a row for each check, target and variant."""
+    host = header["host"]
+    libraries = " and ".join(f"{name} {host['libraries'].get(name)}" for name in ("onnxruntime", "openvino"))
+    groups: dict[tuple[str, ...], list[Line]] = {}
+    for line in sorted(lines, key=lambda line: list(COUNTS).index(line["check"])):
+        groups.setdefault((line["check"], line["target"], line["variant"]), []).append(line)
+    rows = [[*place, *row(found).values()] for place, found in groups.items()]
+    return (
+        "`python benchmarks/timing_checks.py`: ResNet-50, fp32, batch 1, 3x224x224, default protocol, measured on "
+        f"{host['cores']} cores of {host['cpu']}, {libraries}. The other engine is the base itself, the same after a "
+        "busy-wait of 2 % or 5 %, or fork 13-14. Medians over n comparisons; spread is (highest - lowest) / median, "
+        "s the standard deviation; intervals are of 95 %.\n\n"
+    ) + markdown(["check", "target", "variant", *row(lines)], rows)
+
+
+def row(lines: Sequence[Line]) -> dict[str, str]:
+    """Cells of one variant by column."""
+    base, other = ([median(x["samples"][name]) for x in lines] for name in ("base", "other"))
+    ratios = [x["ratio"] for x in lines]
+    truths = [(x, truth(x)) for x in lines if truth(x)]
     return {
-        **each._asdict(),
-        "ratio": ratio.value,
-        "low": ratio.low,
-        "high": ratio.high,
-        "settled": found.settled,
-        "wait": wait,
-        "samples": samples,
+        "n": str(len(lines)),
+        "base": milliseconds(median(base)),
+        "base spread": spread(base),
+        "other": milliseconds(median(other)),
+        "other spread": spread(other),
+        "ratio": f"{median(ratios):.4f}",
+        "ratio spread": spread(ratios),
+        "from, to": f"{min(ratios):.4f}, {max(ratios):.4f}",
+        "half-width": f"{median([(x['high'] - x['low']) / 2 / x['ratio'] for x in lines]):.2%}",
+        "intervals without 1": str(sum(not x["low"] <= 1 <= x["high"] for x in lines)),
+        "with the truth": str(sum(x["low"] <= t <= x["high"] for x, t in truths)) if truths else "",
+        "settled": str(sum(x["settled"] for x in lines)),
+        "rounds": f"{median([len(x['samples']['base']) for x in lines]):.0f}",
     }
 
 
-# The summary
+def truth(line: Line) -> float | None:
+    """The ratio that should have come out, where it is known."""
+    known = {"same": 0.0, "slow": line.get("wait", 0.0)}.get(line["check"])
+    return None if known is None else 1 + known / median(line["samples"]["base"])
 
 
-def summary(host: Mapping[str, Any], lines: Sequence[Line]) -> str:
-    """Markdown: the command, the device, a table for each check that was made."""
-    libraries = ", ".join(f"{name} {host['libraries'].get(name)}" for name in ("onnxruntime", "openvino"))
-    text = (
-        "`python benchmarks/timing_checks.py`. ResNet-50, fp32, batch 1, 3x224x224, default protocol. "
-        f"Measured on {host['cores']} cores of {host['cpu']}, {libraries}.\n"
-    )
-    for check, (title, row) in TABLES.items():
-        groups = grouped([line for line in lines if line["check"] == check])
-        if groups:
-            found = [{"target": t, "variant": v, "n": str(len(g)), **row(g)} for (t, v), g in groups.items()]
-            text += f"\n{title}\n\n{markdown(found[0], [list(each.values()) for each in found])}"
-    return text
-
-
-def grouped(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
-    """Lines by target and variant."""
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for line in sorted(lines, key=lambda line: (line["target"], line["variant"], line["index"])):
-        groups.setdefault((line["target"], line["variant"]), []).append(line)
-    return groups
-
-
-def same_row(lines: Sequence[Line]) -> dict[str, str]:
-    return {
-        "intervals without 1": str(missing_one(lines)),
-        "median half-width": f"{np.median([(x['high'] - x['low']) / 2 / x['ratio'] for x in lines]):.2%}",
-        "largest deviation": f"{max(abs(x['ratio'] - 1) for x in lines):.2%}",
-        "settled": f"{sum(x['settled'] for x in lines)}",
-        "median rounds": f"{np.median([len(x['samples']['base']) for x in lines]):.0f}",
-    }
-
-
-def slow_row(lines: Sequence[Line]) -> dict[str, str]:
-    """The truth is of each comparison: its wait over its own median of the base."""
-    added = [x["ratio"] - 1 for x in lines]
-    truths = [1 + x["wait"] / median(x["samples"]["base"]) for x in lines]
-    return {
-        "intervals above 1": str(sum(x["low"] > 1 for x in lines)),
-        "intervals with the truth": str(
-            sum(x["low"] <= t <= x["high"] for x, t in zip(lines, truths, strict=True))
-        ),
-        "added, median": f"{np.median(added):+.2%}",
-        "lowest to highest": f"{min(added):+.2%} to {max(added):+.2%}",
-    }
-
-
-def processes_row(lines: Sequence[Line]) -> dict[str, str]:
-    series = {
-        "ratio": [x["ratio"] for x in lines],
-        "base": [median(x["samples"]["base"]) for x in lines],
-        "fork": [median(x["samples"]["other"]) for x in lines],
-    }
-    shown = {"ratio": f"{median(series['ratio']):.3f}"}
-    shown |= {name: milliseconds(median(series[name])) for name in ("base", "fork")}
-    for name, values in series.items():
-        middle, deviation = median(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-        shown[f"spread of {name}"] = (
-            f"{(max(values) - min(values)) / middle:.2%} (s {deviation / middle:.2%})"
-        )
-    return shown
-
-
-def hot_row(lines: Sequence[Line]) -> dict[str, str]:
-    base, fork = (median([median(x["samples"][name]) for x in lines]) for name in ("base", "other"))
-    added = [x["ratio"] - 1 for x in lines]
-    return {
-        "base": milliseconds(base),
-        "fork": milliseconds(fork),
-        "added, median": f"{np.median(added):+.2%}",
-        "lowest to highest": f"{min(added):+.2%} to {max(added):+.2%}",
-    }
-
-
-def missing_one(lines: Sequence[Line]) -> int:
-    return sum(not x["low"] <= 1 <= x["high"] for x in lines)
-
-
-TABLES = {
-    "same": (
-        "An engine against itself. Two loads of the same files do differ: their memory lies elsewhere.",
-        same_row,
-    ),
-    "slow": ("An engine against itself with a busy-wait.", slow_row),
-    "processes": ("One fork in separate processes: spread is (highest - lowest) / median.", processes_row),
-    "hot": ("Fresh inputs in turn, beside one input with each engine right after itself.", hot_row),
-}
+def spread(values: Sequence[float]) -> str:
+    middle, deviation = median(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.ptp(values) / middle:.2%} (s {deviation / middle:.2%})"
 
 
 if __name__ == "__main__":

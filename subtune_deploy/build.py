@@ -54,11 +54,13 @@ def build(
     options: BuildOptions | None = None,
     *,
     pictures: Sequence[Path] = (),
+    program: bool = True,
     say: Say = lambda line: None,
 ) -> Bundle:
     """One verified multi-task graph in the bundle `out`, which replaces an older bundle there.
 
     `pictures`: real inputs for the parity check, by default two photographs that come with the package.
+    `program`: also write the weights in torch's own form, which the torch backend reads, and no other.
     Raises TaskError, ModelError, PictureError, BundleError, and ParityError; then nothing is left behind.
     """
     out, options = Path(out), options or BuildOptions()
@@ -73,7 +75,7 @@ def build(
         say("the stand-alone models answer")
         compute_references(backbone, tasks, pictures).save(folder)
         say("exporting")
-        export(backbone, tasks, plan, batch=options.batch).save(folder)
+        export(backbone, tasks, plan, batch=options.batch).save(folder, program=program)
         say("checking the graph against the stand-alone models")
         figures = check_graph(folder, options.batch)
         manifest = seal(folder, _manifest(backbone, tasks, plan, options, figures))

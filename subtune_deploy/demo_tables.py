@@ -20,7 +20,7 @@ def cost_table(
 ) -> Table:
     """`timings`: target -> seconds by engine, interleaved, the base's among them.
 
-    Added latency is the median of the ratios to the base, with its 95 % bootstrap interval.
+    Added latency is the median of the ratios to the base, with its 95 % interval.
     """
     table = Table("added", "blocks", "accuracy", *timings, title="Added latency, and its 95 % interval")
     for name in dict.fromkeys([*forks, *(name for samples in timings.values() for name in samples)]):

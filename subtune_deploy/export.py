@@ -42,10 +42,12 @@ class Exported:
     program: torch.export.ExportedProgram
     outputs: tuple[str, ...]
 
-    def save(self, folder: Path) -> None:
-        """Write graph.onnx, base.onnx and program.pt2 into an existing folder."""
+    def save(self, folder: Path, *, program: bool = True) -> None:
+        """Write graph.onnx, base.onnx and, for the torch backend alone, program.pt2 into an existing folder."""
         for model, name in ((self.graph, GRAPH), (self.lone, LONE_GRAPH)):
             save_onnx(model, folder / name)
+        if not program:
+            return
         names = json.dumps(self.outputs)
         archive = io.BytesIO()  # torch's own writer aborts the process when a disk is full
         torch.export.save(self.program, archive, extra_files={"outputs.json": names})

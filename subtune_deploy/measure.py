@@ -29,8 +29,9 @@ Clock = Callable[[], float]
 Progress = Callable[[float], None]
 """Told, a few times a second, the part of the work or of the time cap that has passed (0..1)."""
 
-FIRST_LOOK = 100
-"""Rounds before the samples are looked at; then each time that there are half as many again."""
+FIRST_LOOK = 200
+"""Rounds before the samples are looked at, since fewer say nothing of the slowest in a hundred; then each time that
+there are half as many again."""
 BATCHES = (8, 256)
 """So many buffers of input at least, and at most."""
 
@@ -54,6 +55,11 @@ class Protocol:
         if not self.rounds and not (0 < self.seconds < float("inf") and self.precision > 0):
             given = f"{self.seconds} s, precision {self.precision}"
             raise InputError(f"the time to measure is {given}", "give a positive number of each")
+        if self.rounds % 2 or (self.rounds and self.warmup % 2):
+            given = f"{self.warmup} rounds to warm up, {self.rounds} timed"
+            raise InputError(
+                f"{given}: one is odd", "rounds come in pairs of opposite orders: give even numbers"
+            )
 
 
 ADAPTIVE = Protocol()
@@ -120,7 +126,7 @@ def measure(
 
 
 def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0) -> list[Batch]:
-    """Normal random inputs (size, C, H, W), in so many buffers that together they outgrow the last cache."""
+    """Normal random inputs (size, C, H, W), in so many buffers (256 at most) that together they outgrow the last cache."""
     rng = np.random.default_rng(seed)
     count = 2 * last_level_cache() // (4 * size * int(np.prod(spec.shape)))
     low, high = BATCHES

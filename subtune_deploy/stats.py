@@ -78,7 +78,7 @@ def order_statistic_interval(samples: Sequence[float], *, confidence: float = CO
 
 
 def paired_ratio(base: Sequence[float], candidate: Sequence[float], *, seed: int = 0) -> Ratio:
-    """How many times longer the candidate took: median over quadruples, with an interval of at least 95 %.
+    """How many times longer the candidate took: median over quadruples, with its 95 % interval.
 
     Samples are of rounds that alternate in order (base first, candidate first, ...). A quadruple is two rounds
     and the geometric mean of their two ratios: which engine ran first cancels out. An odd last round is left out.

@@ -17,6 +17,7 @@ from .bundle import MANIFEST, Bundle, open_bundle
 from .checkpoint import fingerprint
 from .environment import describe
 from .errors import CheckFailed, SubtuneError, Unavailable
+from .export import PROGRAM
 from .measure import Progress, Protocol
 from .records import to_plain
 from .results import LINES, Result, append_result, read_results
@@ -108,7 +109,8 @@ def sweep(
         finished = {_key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
         left = [(each, target) for each, target in jobs if (each, target.name) not in finished]
         failed = []
-        for step in _Work(backbone, run, options, progress).steps(left, len(jobs)):
+        program = any(target.backend == "torch" for target in targets)
+        for step in _Work(backbone, run, options, program, progress).steps(left, len(jobs)):
             told(step)
             if isinstance(step.outcome, Result):
                 finished[step.candidate, step.target] = step.outcome
@@ -127,6 +129,7 @@ class _Work:
     backbone: Backbone
     run: Path
     options: SweepOptions
+    program: bool
     progress: Progress | None
 
     def steps(self, left: Sequence[Job], total: int) -> Iterable[Step]:
@@ -160,11 +163,11 @@ class _Work:
     def _bundle(self, candidate: Candidate) -> Bundle:
         """From the cache, where it is whole or not at all, or built now."""
         folder = self._folder(candidate)
-        if (folder / MANIFEST).is_file():
+        if (folder / MANIFEST).is_file() and (not self.program or (folder / PROGRAM).is_file()):
             return open_bundle(folder)
         numbers = range(1, candidate.tasks + 1)
         tasks = [candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n) for n in numbers]
-        return build(self.backbone, tasks, folder, self.options.build)
+        return build(self.backbone, tasks, folder, self.options.build, program=self.program)
 
     def _tidy(self, left: Sequence[Job]) -> None:
         """The cache holds only what is still needed; a killed process may have left more."""

@@ -16,7 +16,7 @@ from subtune_deploy.stats import order_statistic_interval
 
 BATCHES = [np.full((1, 3, 2, 2), value, np.float32) for value in (1.0, 2.0, 3.0)]
 COLD = Protocol(warmup=0, seconds=60)
-LOOKS = (100, 150, 226, 338)
+LOOKS = (200, 300, 450, 676)
 """Rounds after which the samples are looked at: each time half as many again, rounded up to an even number."""
 
 

@@ -216,10 +216,18 @@ def sweep(
     messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
     with bar("sweep") as tick:
         results = measure_all(backbone, chosen, recipes, run, options, told=_teller(tick))
+    _warn(results)
     if as_json:
         print_json({"run": str(run), "results": [to_document(result) for result in results]})
     else:
         _print(results)
+
+
+def _warn(results: Sequence[Result]) -> None:
+    noisy = [result for result in results if result.warnings]
+    if noisy:
+        first = f"{noisy[0].fork} on {noisy[0].target}: {noisy[0].warnings[0]}"
+        messages.print(f"warning: {len(noisy)} of {len(results)} results are doubtful, as {first}")
 
 
 def _teller(tick: Callable[[str, float, float], None]) -> Callable[[Step], None]:
