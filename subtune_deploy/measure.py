@@ -126,7 +126,10 @@ def measure(
 
 
 def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0) -> list[Batch]:
-    """Normal random inputs (size, C, H, W), in so many buffers (256 at most) that together they outgrow the last cache."""
+    """Normal random inputs (size, C, H, W), in so many buffers that together they outgrow the last cache.
+
+    At most 256 of them, so a tiny input may still fit.
+    """
     rng = np.random.default_rng(seed)
     count = 2 * last_level_cache() // (4 * size * int(np.prod(spec.shape)))
     low, high = BATCHES

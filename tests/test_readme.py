@@ -48,7 +48,7 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_the_readme_shows_the_main_commands() -> None:
     shown = {command.split()[1] for command in COMMANDS}
-    assert shown >= {"blocks", "export", "compile", "bench", "verify", "run"}
+    assert shown >= {"blocks", "export", "compile", "bench", "verify", "sweep", "results", "run"}
     assert len(PYTHON) == 1
 
 
@@ -58,8 +58,15 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert "layer4.2" in blocks
     (answers,) = [text for command, text in printed.items() if " run " in command]
     assert all(task in answers for task in ("base", "birds", "signs"))
-    (timing,) = [text for command, text in printed.items() if " bench " in command]
+    (timing,) = [text for command, text in printed.items() if " bench engines" in command]
     assert re.search(r"[+-]\d+\.\d%", timing)
+    (swept,) = [text for command, text in printed.items() if " sweep " in command]
+    (table,) = [text for command, text in printed.items() if " results " in command]
+    (compared,) = [text for command, text in printed.items() if " --compare " in command]
+    for fork in ("7-8", "2,7"):
+        assert fork in swept
+        assert fork in table
+        assert re.search(rf"{fork}.* no difference shown", compared)
 
 
 def test_the_python_runs(folder: Path) -> None:

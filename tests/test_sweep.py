@@ -75,6 +75,7 @@ def test_each_candidate_is_a_line_with_all_that_a_release_needs(place: Path, tmp
 
 
 def test_nothing_is_measured_twice_and_a_run_can_grow(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
     run = tmp_path / "run"
     swept(place, run, "--layers", "4", "--keep")
     once = (run / "results.jsonl").read_bytes()
@@ -83,12 +84,15 @@ def test_nothing_is_measured_twice_and_a_run_can_grow(place: Path, tmp_path: Pat
     assert swept(place, run, "--layers", "4", "--keep").status == 0
     assert (run / "results.jsonl").read_bytes() == once
     grown = swept(
-        place, run, "--layers", "4", "--layers", "2", "--target", "cpu", "--target", "torch-cpu", "--keep"
+        place, run, "--layers", "4", "--layers", "2", "--target", "cpu", "--target", "openvino-cpu", "--keep"
     )
     assert grown.status == 0, grown.err
     assert (run / "results.jsonl").read_bytes().startswith(once)
-    assert measured(run) == [("4", 1, "cpu"), ("4", 1, "torch-cpu"), ("2", 1, "cpu"), ("2", 1, "torch-cpu")]
+    assert measured(run) == [(fork, 1, target) for fork in ("4", "2") for target in ("cpu", "openvino-cpu")]
     assert graph.stat().st_mtime_ns == made, "the export was not taken from the cache"
+    assert not (graph.parent / "program.pt2").exists(), "no target asked for what only torch reads"
+    assert swept(place, run, "--layers", "4", "--target", "torch-cpu", "--keep").status == 0
+    assert (graph.parent / "program.pt2").exists()
     assert swept(place, run, "--layers", "4").status == 0
     assert not list((run / "cache").iterdir()), "without --keep the cache holds only what is still needed"
 
