@@ -68,9 +68,10 @@ Make = Callable[[], Engine]
 
 @dataclass(frozen=True)
 class Cell:
-    """`folder`/multitask, /unmerged, /one_graph and /task1, ... hold ONNX graphs and torch's program.
+    """A folder in `folder` for each of `OURS`, `UNMERGED`, `ONE_GRAPH`, "base" and every task's own network.
 
-    `seconds`: what making each of them took.
+    `seconds`: what exporting and saving each took; the networks of `ENGINES` and `ONE_GRAPH` are cut from the
+    unmerged graph, in which every task has a stream of its own.
     """
 
     backbone: Backbone

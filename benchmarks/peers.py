@@ -100,7 +100,6 @@ def run_group(cell: Cell, group: str, seconds: float, compiled: str = "") -> Lin
         built[name] = round(time.perf_counter() - start, 3)
         errors[name] = check(name, engines[name], cell.references)
     host, protocol = describe(), Protocol(seconds=seconds, warmup=3)
-    quiet = {**host, "load_average": None}  # the load of the last minute is our own: engines were built
     batches = fresh_batches(cell.backbone.input, 1)
     with watch() as seen:
         found = measure(engines, batches, protocol)
@@ -115,7 +114,7 @@ def run_group(cell: Cell, group: str, seconds: float, compiled: str = "") -> Lin
         "errors": errors,
         "host": host,
         "conditions": seen.conditions,
-        "warnings": noise_warnings(quiet, found.samples[BASE], seen.conditions),
+        "warnings": noise_warnings(host, found.samples[BASE], seen.conditions),
     }
 
 
@@ -144,7 +143,7 @@ def _attempt(cell: Cell, key: Key, seconds: float, compiled: str, path: Path) ->
     try:
         line = {**asdict(key), "layers": key.layers, **run_group(cell, key.group, seconds, compiled)}
     except (SubtuneError, RuntimeError) as error:
-        return f"error: {type(error).__name__}: {str(error).splitlines()[0]}"
+        return f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     with path.open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     for warning in line["warnings"]:
