@@ -16,7 +16,9 @@ BLOCKS = (2, 3)
 def main() -> None:
     """Measure what is missing, draw, write."""
     found = {blocks: measured(blocks) for blocks in BLOCKS}
-    figure, places = plt.subplots(len(TARGETS), len(BLOCKS), figsize=(12, 8), squeeze=False, sharey="row")
+    figure, places = plt.subplots(
+        len(TARGETS), len(BLOCKS), figsize=(12, 4 * len(TARGETS)), squeeze=False, sharey="row"
+    )
     for row, target in enumerate(TARGETS):
         for column, blocks in enumerate(BLOCKS):
             _panel(places[row][column], found[blocks][target], target, blocks)

@@ -16,7 +16,9 @@ BLOCKS = (1, 3)
 def main() -> None:
     """Measure what is missing, draw, write."""
     found = {blocks: measured(blocks) for blocks in BLOCKS}
-    figure, places = plt.subplots(len(TARGETS), len(BLOCKS), figsize=(11, 9), squeeze=False)
+    figure, places = plt.subplots(
+        len(TARGETS), len(BLOCKS), figsize=(11, 1 + 4 * len(TARGETS)), squeeze=False
+    )
     for row, target in enumerate(TARGETS):
         for column, blocks in enumerate(BLOCKS):
             panel(places[row][column], found[blocks][target], target, blocks)

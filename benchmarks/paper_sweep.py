@@ -19,7 +19,7 @@ from subtune_deploy.targets import load_target
 
 RESULTS = Path(__file__).parent / "results"
 RUN = RESULTS / "resnet50_sweep"
-TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
+TARGETS = {"cpu": "ONNX Runtime"}
 
 PUBLISHED = {1: (0.05, 0.11), 2: (0.09, 0.13), 3: (0.11, 0.19)}
 """Added latency by number of consecutive blocks on one A100-SXM-80GB, arXiv 2302.06354, figures 7 and 19."""
@@ -60,10 +60,11 @@ def stage_name(index: int) -> str:
 def device(results: dict[str, list[Result]]) -> str:
     """The sentence that says what produced the numbers."""
     host = next(iter(results.values()))[0].host
-    versions = " and ".join(f"{name} {host['libraries'][name]}" for name in ("onnxruntime", "openvino"))
+    backends = dict.fromkeys(found[0].backend for found in results.values())
+    versions = " and ".join(f"{name} {host['libraries'][name]}" for name in backends)
     return (
-        f"Measured on {host['cores']} shared cores of {host['cpu']}, batch 1, 3x224x224, fp32, {versions}; the paper's "
-        "ranges are of one A100-SXM-80GB. No GPU was used here."
+        f"Measured on {host['cores']} shared cores of {host['cpu']}, batch 1, 3x224x224, fp32, {versions}, "
+        "the adaptive protocol; the paper's ranges are of one A100-SXM-80GB and its own protocol. No GPU was used here."
     )
 
 
@@ -90,7 +91,8 @@ def _rows(results: dict[str, list[Result]]) -> list[list[str]]:
 
 
 def _cells(result: Result) -> tuple[str, str]:
-    return milliseconds(result.graph.seconds), f"{result.added:+.1%} ± {result.ratio.half_width:.1%}"
+    half = (result.ratio.high - result.ratio.low) / 2
+    return milliseconds(result.graph.seconds), f"{result.added:+.1%} ± {half:.1%}"
 
 
 def summary(results: dict[str, list[Result]], blocks: int) -> str:

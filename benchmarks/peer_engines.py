@@ -206,9 +206,10 @@ def _torch_makers(cell: Cell, compiled: str) -> dict[str, Make | str]:
 
 
 def compile_network(module: nn.Module, backend: str = "inductor") -> Callable[..., Any]:
-    """In the default mode. `fullgraph`: a piece that fell back to eager would be an error, not a slow row."""
+    """With freezing, which folds and packs weights. `fullgraph`: a fall back to eager is an error, not a slow row."""
     torch.compiler.reset()  # past eight networks of a class it would give up on it
-    return torch.compile(module, fullgraph=True, backend=backend)
+    options = {"freezing": True} if backend == "inductor" else None
+    return torch.compile(module, fullgraph=True, backend=backend, options=options)
 
 
 def _scripted(module: nn.Module, cell: Cell) -> Callable[..., Any]:

@@ -32,7 +32,7 @@ from peer_engines import COLUMNS, GROUPS, OURS, UNMERGED, Cell, check, makers, o
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe
+from subtune_deploy.environment import describe, differences
 from subtune_deploy.errors import SubtuneError
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
@@ -82,32 +82,53 @@ def finished(path: Path) -> list[Line]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+def different(line: Line, seconds: float) -> list[str]:
+    """In what host, versions or protocol a finished line differs from what would be measured now."""
+    found = differences(line["host"], describe())
+    if line["protocol"] != asdict(protocol(seconds)):
+        found.append(f"--seconds {line['protocol']['seconds']:g} / {seconds:g}")
+    return found
+
+
+def protocol(seconds: float) -> Protocol:
+    return Protocol(seconds=seconds, warmup=3)
+
+
 @cache
 def backbone_of(model: str) -> Backbone:
     return trace(load_model(model))
 
 
 def run_group(cell: Cell, group: str, seconds: float, compiled: str = "") -> Line:
-    """Make, check and measure every engine of a group. Raises ParityError for a wrong answer."""
+    """Make, check and measure every engine of a group; a peer that cannot be made is told in the line.
+
+    Raises ParityError for a wrong answer.
+    """
     engines, absent, built, errors = {}, {}, {}, {}
     for name, make in makers(cell, group, compiled=compiled).items():
         if isinstance(make, str):
             absent[name] = make
             continue
         start = time.perf_counter()
-        engines[name] = make()
-        engines[name].run(cell.references.inputs[:1])  # some compile at their first run
-        built[name] = round(time.perf_counter() - start, 3)
-        errors[name] = check(name, engines[name], cell.references)
-    host, protocol = describe(), Protocol(seconds=seconds, warmup=3)
+        try:
+            engine = make()
+            engine.run(cell.references.inputs[:1])  # some compile at their first run
+        except (RuntimeError, ImportError) as error:  # as torch.compile without a C++ compiler
+            if name in (BASE, OURS):
+                raise
+            absent[name] = f"could not be made: {str(error).splitlines()[0]}"
+            continue
+        engines[name], built[name] = engine, round(time.perf_counter() - start, 3)
+        errors[name] = check(name, engine, cell.references)
+    host = describe()
     batches = fresh_batches(cell.backbone.input, 1)
     with watch() as seen:
-        found = measure(engines, batches, protocol)
+        found = measure(engines, batches, protocol(seconds))
     return {
         "unit": "s",
         "samples": {name: [round(each, 9) for each in taken] for name, taken in found.samples.items()},
         "settled": found.settled,
-        "protocol": asdict(protocol),
+        "protocol": asdict(found.protocol),
         "absent": absent,
         "build_seconds": built,
         "graph_seconds": {name: round(each, 3) for name, each in cell.seconds.items()},
@@ -172,7 +193,7 @@ def table(lines: Iterable[Line]) -> Iterator[str]:
         "whose frozen weights are equal, come out with a shared prefix."
     )
     groups = [group for group in GROUPS if any(key.group == group for key in found)]
-    yield from _against_peers(groups, {key: values for key, (_, values) in found.items()})
+    yield from _against_peers(groups, {key: line for key, (line, _) in found.items()})
     for group, count in product(groups, COUNTS):
         rows = {key: found[key] for key in _in_order(found) if (key.group, key.tasks) == (group, count)}
         if rows:
@@ -211,11 +232,11 @@ def _row(key: Key, line: Line, values: Mapping[str, Ratio]) -> str:
     return f"| {key.model}, {key.layers} | {base} | {' | '.join(shown.values())} |"
 
 
-def _against_peers(groups: Iterable[str], found: Mapping[Key, Mapping[str, Ratio]]) -> Iterator[str]:
+def _against_peers(groups: Iterable[str], found: Mapping[Key, Line]) -> Iterator[str]:
     yield from ("", "## Ours against the peers", "")
     yield (
         "How many times as long the peer takes as ours, geometric mean over the cells that have both, and in how "
-        "many of them ours is faster. The best peer is another one in each cell."
+        "many of them the 95 % interval shows ours to be faster or slower. The best peer is another one in each cell."
     )
     yield from ("", "| group | peer | " + " | ".join(f"K={count}" for count in COUNTS) + " | all |")
     yield "|---|---|" + "---:|" * (1 + len(COUNTS))
@@ -232,16 +253,20 @@ def _against_peers(groups: Iterable[str], found: Mapping[Key, Mapping[str, Ratio
             )
 
 
-def _mean(found: Mapping[Key, Mapping[str, Ratio]], peers: Sequence[str]) -> str:
-    advantages = [
-        min(values[peer].value for peer in peers if peer in values) / values[OURS].value
-        for values in found.values()
-        if any(peer in values for peer in peers)
-    ]
-    if not advantages:
+def _mean(found: Mapping[Key, Line], peers: Sequence[str]) -> str:
+    """Peer over ours, of the fastest of `peers` in each cell, and for how many cells that is shown."""
+    cells = []
+    for line in found.values():
+        samples = line["samples"]
+        present = [peer for peer in peers if peer in samples]
+        if present:
+            best = min(present, key=lambda peer: paired_ratio(samples[BASE], samples[peer]).value)
+            cells.append(paired_ratio(samples[OURS], samples[best]))
+    if not cells:
         return "–"
-    faster = sum(each > 1 for each in advantages)
-    return f"{np.exp(np.log(advantages).mean()):.2f} ({faster} of {len(advantages)})"
+    faster, slower = sum(each.low > 1 for each in cells), sum(each.high < 1 for each in cells)
+    mean = np.exp(np.mean([np.log(each.value) for each in cells]))
+    return f"{mean:.2f} ({faster} faster, {slower} slower of {len(cells)})"
 
 
 @click.command()
@@ -260,7 +285,12 @@ def main(
     compile: bool,
 ) -> None:
     """Measure what is missing, few tasks first, and write the table."""
-    known = {key_of(line) for line in finished(RESULTS)}
+    lines = finished(RESULTS)
+    if lines and (found := different(lines[0], seconds)):
+        sys.exit(
+            f"error: {RESULTS} was measured differently: {'; '.join(found)}\nhint: move it away, or go on there"
+        )
+    known = {key_of(line) for line in lines if not (compile and LEFT_OUT in line["absent"].values())}
     asked = [
         Key(model, fork, count, group) for count, model, fork, group in product(counts, models, forks, groups)
     ]

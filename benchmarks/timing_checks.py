@@ -29,7 +29,7 @@ import numpy as np
 
 from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.bundle import Bundle, open_bundle
-from subtune_deploy.conditions import noise_warnings
+from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe, differences
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.result_tables import markdown, milliseconds
@@ -41,14 +41,13 @@ RESULTS = Path(__file__).parent / "results"
 LINES, SUMMARY = RESULTS / "timing_checks.jsonl", RESULTS / "timing_checks.md"
 TARGETS = ("cpu", "openvino-cpu")
 FORK = (13, 14)
-COUNTS = {"same": 40, "slow": 10, "processes": 5, "hot": 5}
-"""Comparisons of each variant."""
 VARIANTS = {
-    "same": ("one engine", "two loads"),
-    "slow": ("2 %", "5 %"),
-    "processes": ("fork",),
-    "hot": ("fresh", "hot"),
+    "same": {"one engine": 20, "two loads": 5},
+    "slow": {"2 %": 5, "5 %": 5},
+    "processes": {"fork": 5},
+    "hot": {"fresh": 3, "hot": 3},
 }
+"""Comparisons of each variant, on each target: 40 of an engine with itself in all."""
 
 Line = dict[str, Any]
 
@@ -80,7 +79,7 @@ class BusyWait:
 
 
 @click.command()
-@click.argument("checks", nargs=-1, type=click.Choice(list(COUNTS)))
+@click.argument("checks", nargs=-1, type=click.Choice(list(VARIANTS)))
 @click.option("--count", type=int, hidden=True, help="So many of each, to try the script.")
 @click.option("--one", nargs=5, hidden=True, help="BUNDLE and a comparison: measure it here, print its line.")
 def main(checks: Sequence[str], count: int | None, one: tuple[str, ...] | None) -> None:
@@ -91,17 +90,22 @@ def main(checks: Sequence[str], count: int | None, one: tuple[str, ...] | None) 
         return
     _, *lines = begun()
     done = {Comparison(*(line[name] for name in Comparison._fields)) for line in lines}
-    wanted = (planned(check, count or COUNTS[check]) for check in checks or COUNTS)
+    wanted = (planned(check, count) for check in checks or VARIANTS)
     if missing := [each for group in wanted for each in group if each not in done]:
         measure_all(missing)
     SUMMARY.write_text(summary(*begun()))
     print(SUMMARY.read_text())
 
 
-def planned(check: str, count: int) -> list[Comparison]:
+def planned(check: str, count: int | None) -> list[Comparison]:
     """Variants and targets take turns: what changes on the machine meets all of them."""
-    turns = itertools.product(range(count), TARGETS, VARIANTS[check])
-    return [Comparison(check, target, variant, index) for index, target, variant in turns]
+    counts = {variant: count or each for variant, each in VARIANTS[check].items()}
+    turns = itertools.product(range(max(counts.values())), TARGETS, counts)
+    return [
+        Comparison(check, target, variant, index)
+        for index, target, variant in turns
+        if index < counts[variant]
+    ]
 
 
 def begun() -> list[Line]:
@@ -124,8 +128,6 @@ def measure_all(missing: Sequence[Comparison]) -> None:
     """One after the other, each written when it is done."""
     with tempfile.TemporaryDirectory() as scratch:
         bundle = built(Path(scratch, "bundle"))
-        for warning in noise_warnings(describe()):
-            click.echo(f"warning: {warning}", err=True)
         for number, each in enumerate(missing, start=1):
             line = in_a_fresh_process(bundle, each) if each.check == "processes" else compared(bundle, each)
             append(line)
@@ -159,13 +161,16 @@ def compared(bundle: Bundle, each: Comparison) -> Line:
     batches = fresh_batches(bundle.manifest.input, 1, seed=each.index)
     base = load_engine(bundle, each.target, "base")
     other = other_engine(bundle, each, base, batches)
-    found = measure({"base": base, "other": other}, batches, hot=each.variant == "hot")
+    with watch() as seen:
+        found = measure({"base": base, "other": other}, batches, hot=each.variant == "hot")
     ratio = found.ratio("other")
     outcome = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high, "settled": found.settled}
     if isinstance(other, BusyWait):
         outcome["wait"] = other.seconds
     samples = {name: [round(sample, 9) for sample in taken] for name, taken in found.samples.items()}
-    return {**each._asdict(), **outcome, "samples": samples}
+    warnings = noise_warnings(describe(), samples["base"], seen.conditions)
+    known = {"conditions": seen.conditions, "warnings": warnings}
+    return {**each._asdict(), **outcome, **known, "samples": samples}
 
 
 def other_engine(bundle: Bundle, each: Comparison, base: Engine, batches: Sequence[Batch]) -> Engine:
@@ -183,15 +188,30 @@ def summary(header: Line, *lines: Line) -> str:
     host = header["host"]
     libraries = " and ".join(f"{name} {host['libraries'].get(name)}" for name in ("onnxruntime", "openvino"))
     groups: dict[tuple[str, ...], list[Line]] = {}
-    for line in sorted(lines, key=lambda line: list(COUNTS).index(line["check"])):
+    for line in sorted(lines, key=lambda line: list(VARIANTS).index(line["check"])):
         groups.setdefault((line["check"], line["target"], line["variant"]), []).append(line)
     rows = [[*place, *row(found).values()] for place, found in groups.items()]
     return (
         "`python benchmarks/timing_checks.py`: ResNet-50, fp32, batch 1, 3x224x224, default protocol, measured on "
         f"{host['cores']} cores of {host['cpu']}, {libraries}. The other engine is the base itself, the same after a "
         "busy-wait of 2 % or 5 %, or fork 13-14. Medians over n comparisons; spread is (highest - lowest) / median, "
-        "s the standard deviation; intervals are of 95 %.\n\n"
+        f"s the standard deviation; intervals are of 95 %.\n\n{pooled(lines)}\n\n"
     ) + markdown(["check", "target", "variant", *row(lines)], rows)
+
+
+def pooled(lines: Sequence[Line]) -> str:
+    """The sentence on an engine against itself, over all targets."""
+    found = [line for line in lines if (line["check"], line["variant"]) == ("same", "one engine")]
+    if not found:
+        return "An engine was not compared with itself yet."
+    missed = sum(not line["low"] <= 1 <= line["high"] for line in found)
+    widths = [(line["high"] - line["low"]) / 2 / line["ratio"] for line in found]
+    doubtful = sum(bool(line["warnings"]) for line in lines)
+    return (
+        f"An engine against itself: {missed} of {len(found)} intervals exclude 1; median half-width "
+        f"{median(widths):.2%}, widest {max(widths):.2%}. {doubtful} of {len(lines)} "
+        "comparisons were taken with a warning."
+    )
 
 
 def row(lines: Sequence[Line]) -> dict[str, str]:

@@ -151,6 +151,6 @@ def parse_batch(text: str) -> int | None:
     """`"dynamic"` -> None, `"4"` -> 4. Raises InputError."""
     if text == "dynamic":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise InputError(f"batch {text!r} is not a size", "give --batch 1, another whole number, or dynamic")
     return int(text)

@@ -26,7 +26,19 @@ INFERENCE = (
 """Libraries that take part when an engine runs."""
 LIBRARIES = (*INFERENCE, "onnx", "torchvision", "timm", "torch-pruning")
 
-SAME = ("machine", "cpu", "cores", "affinity", "quota", "hypervisor", "governor", "turbo")
+SAME = (
+    "machine",
+    "cpu",
+    "stepping",
+    "instructions",
+    "last_level_cache",
+    "cores",
+    "affinity",
+    "quota",
+    "hypervisor",
+    "governor",
+    "turbo",
+)
 """Keys of `describe` that `identity` takes over as they are."""
 
 THREADS = ("OMP_", "KMP_", "GOMP_", "MKL_NUM_THREADS", "MKL_DYNAMIC", "OPENBLAS_NUM_THREADS")
@@ -57,6 +69,9 @@ def describe(root: Path = ROOT) -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu": _cpu_model(root, cpus),
+        "stepping": _stepping(cpus),
+        "instructions": _instructions(cpus),
+        "last_level_cache": last_level_cache(root),
         "cores": os.cpu_count(),
         "affinity": affinity(),
         "quota": _quota(root),
@@ -195,6 +210,21 @@ def _cpu_model(root: Path, cpus: Cpuinfo) -> str | None:
             return cpus[key][0]
     parts = [cpus[key][0] for key in ("CPU implementer", "CPU part") if key in cpus]
     return read(root / "proc/device-tree/model") or " ".join(parts) or platform.processor() or None
+
+
+def _stepping(cpus: Cpuinfo) -> str | None:
+    """Family, model and stepping: clouds call several generations of a processor by one name."""
+    keys = ("cpu family", "model", "stepping")
+    return "/".join(cpus[key][0] for key in keys) if all(key in cpus for key in keys) else None
+
+
+def _instructions(cpus: Cpuinfo) -> str | None:
+    """The vector and matrix extensions, which decide what kernels a library takes."""
+    flags = (cpus.get("flags") or cpus.get("Features") or [""])[0].split()
+    found = sorted(
+        f for f in flags if f.startswith(("avx", "amx", "fma", "sve", "sme", "asimd", "bf16", "i8mm"))
+    )
+    return " ".join(found) or None
 
 
 def _quota(root: Path) -> float | None:

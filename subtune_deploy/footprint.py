@@ -97,11 +97,12 @@ def _measured(bundle: Path, target: str, role: str) -> Footprint:
     rng, spec = np.random.default_rng(0), opened.manifest.input
     for _ in range(RUNS):
         engine.run(rng.standard_normal((opened.manifest.batch or 1, *spec.shape), dtype=np.float32))
-    return Footprint(_size(opened, target, role), _memory("VmHWM"), start)
+    return Footprint(engine_bytes(opened, target, role), _memory("VmHWM"), start)
 
 
-def _size(bundle: Bundle, target: str, role: str) -> int:
-    """A file that is called after no role serves every role; the recipe serves nobody who runs the engine."""
+def engine_bytes(bundle: Bundle, target: str, role: str) -> int:
+    """Size of the files of a role's engine. A file that is called after no role serves every role; the recipe
+    serves nobody who runs the engine."""
     apart = {other for other in ROLES if other != role}
     files = [bundle.path / name for name in bundle.manifest.engines[target].files]
     return sum(p.stat().st_size for p in files if p.name.split(".")[0] not in apart and p.name != RECIPE)

@@ -1,8 +1,9 @@
 """Engines -> raw samples of latency, in seconds, interleaved in one process.
 
 On a shared machine two separate runs of one engine can differ by tens of per cent; what runs side by side
-meets the same disturbances, so ratios of neighbours hold still. Each round runs every engine once on the same
-batch; the next round runs them in the opposite order (A B, B A), so that neither profits from its place.
+meets the same disturbances, so ratios of neighbours hold still. Each round runs every engine once; the next
+round runs them in the opposite order (A B, B A), so that neither profits from its place. Every run gets the next
+of many buffers of input.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .backends.base import Batch, Engine
 from .environment import last_level_cache
 from .errors import InputError
 from .spec import InputSpec
-from .stats import Interval, Ratio, mean_of_medians, order_statistic_interval, paired_ratio
+from .stats import Interval, Ratio, mean_interval, medians, order_statistic_interval, paired_ratio
 
 Samples = Mapping[str, Sequence[float]]
 """Seconds by engine."""
@@ -32,6 +33,8 @@ Progress = Callable[[float], None]
 FIRST_LOOK = 200
 """Rounds before the samples are looked at, since fewer say nothing of the slowest in a hundred; then each time that
 there are half as many again."""
+FEWEST = 12
+"""Rounds whatever the time: with fewer, an interval of order statistics has no bounds."""
 BATCHES = (8, 256)
 """So many buffers of input at least, and at most."""
 
@@ -41,7 +44,8 @@ class Protocol:
     """When enough has been measured.
 
     With `rounds`, that many after `warmup` more, `repeats` times. Without, rounds until every median and every
-    ratio is known within `precision` (half width of its 95 % interval over its value), for at most `seconds`.
+    ratio is known within `precision` (half width of its 95 % interval over its value), for at most `seconds`, but
+    at least 12 rounds.
     """
 
     name: str = "adaptive"
@@ -90,10 +94,12 @@ class Measurement:
 
     def latency(self, name: str) -> float:
         """Seconds: the mean over the protocol's repeats of their medians."""
-        return mean_of_medians(self.samples[name], self.protocol.repeats)
+        return self.interval(name).value
 
     def interval(self, name: str) -> Interval:
-        """Median in seconds with the interval that would hold if samples were independent."""
+        """Latency in seconds with the 95 % interval that would hold if samples (repeats) were independent."""
+        if self.protocol.repeats > 1:
+            return mean_interval(medians(self.samples[name], self.protocol.repeats))
         return order_statistic_interval(self.samples[name])
 
     def ratio(self, name: str) -> Ratio:
@@ -151,23 +157,29 @@ class _Stage:
         self.engines, self.batches, self.hot, self.clock = engines, batches, hot, clock
         self.samples: dict[str, list[float]] = {name: [] for name in engines}
         self.device: dict[str, list[float]] = {name: [] for name in engines}
-        self.turn, self.told, self.tell = 0, clock(), progress
+        self.turn, self.runs, self.told, self.tell = 0, 0, clock(), progress
 
     def round(self, *, keep: bool = True) -> None:
-        """Every engine once; pairs of rounds in opposite orders see the same batch."""
-        batch = self.batches[self.turn // 2 % len(self.batches)]
-        for name in self.engines if self.turn % 2 == 0 else reversed(list(self.engines)):
-            engine = self.engines[name]
-            if self.hot:
-                engine.run(batch)
-            before = self.clock()
-            engine.run(batch)
-            after = self.clock()
-            if keep:
-                self.samples[name].append(after - before)
-                if isinstance(engine, DeviceTimed):
-                    self.device[name].append(engine.device_seconds)
+        """Every engine once. Who begins changes with each pair of rounds, of which the second goes backwards."""
+        names = list(self.engines)
+        first = self.turn // 2 % len(names)
+        order = names[first:] + names[:first]
+        for name in order if self.turn % 2 == 0 else reversed(order):
+            self._run(name, keep)
         self.turn += 1
+
+    def _run(self, name: str, keep: bool) -> None:
+        engine, batch = self.engines[name], self.batches[self.runs % len(self.batches)]
+        self.runs += 1
+        if self.hot:
+            engine.run(batch)
+        before = self.clock()
+        engine.run(batch)
+        after = self.clock()
+        if keep:
+            self.samples[name].append(after - before)
+            if isinstance(engine, DeviceTimed):
+                self.device[name].append(engine.device_seconds)
 
     def progress(self, part: float) -> None:
         if self.tell is not None and self.clock() >= self.told + 0.1:
@@ -185,7 +197,7 @@ def _fixed(stage: _Stage, protocol: Protocol) -> None:
 def _until_settled(stage: _Stage, protocol: Protocol) -> None:
     _warm_up(stage, protocol)
     start, look = stage.clock(), FIRST_LOOK
-    while (passed := stage.clock() - start) < protocol.seconds:
+    while (passed := stage.clock() - start) < protocol.seconds or stage.turn < FEWEST:
         stage.round()
         stage.round()
         stage.progress(passed / protocol.seconds)

@@ -28,8 +28,10 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
     "engine": lambda r: megabytes(r.graph.engine_bytes),
     "peak memory": lambda r: megabytes(r.graph.peak_rss_bytes),
     "rounds": lambda r: str(len(r.samples["graph"])),
+    "doubts": lambda r: str(len(r.warnings)),
 }
-"""What a table shows; times and sizes are those of the engine with all tasks, unless they say base."""
+"""What a table shows; times and sizes are those of the engine with all tasks, unless they say base; doubts
+are the warnings about how it was measured."""
 
 RAW: dict[str, Callable[[Result], object]] = {
     "model": lambda r: r.model,
@@ -56,6 +58,9 @@ RAW: dict[str, Callable[[Result], object]] = {
     "base_peak_rss_bytes": lambda r: r.base.peak_rss_bytes,
     "graph_peak_rss_bytes": lambda r: r.graph.peak_rss_bytes,
     "rounds": lambda r: len(r.samples["graph"]),
+    "merge": lambda r: r.merge,
+    "grouped": lambda r: " ".join(r.grouped),
+    "warnings": lambda r: "; ".join(r.warnings),
     "started": lambda r: r.started,
 }
 """Columns of the CSV: numbers unrounded, in seconds and bytes."""
@@ -109,9 +114,11 @@ def compare(first: Iterable[Result], second: Iterable[Result], *, across: bool =
     pairs = [(one, others[_key(one)]) for one in first if _key(one) in others]
     if not pairs:
         raise InputError(
-            "the two have no result in common (model, forks, batch, target)", "compare runs of the same forks"
+            "the two have no result in common (model, input size, forks, batch, target)",
+            "compare runs of the same forks",
         )
-    if not across and (found := mixed(*pairs[0])):
+    found = list(dict.fromkeys(what for one, two in pairs for what in mixed(one, two)))
+    if found and not across:
         raise InputError(
             f"the two were not measured alike: {'; '.join(found)}", "give --across to compare all the same"
         )
@@ -149,4 +156,4 @@ def megabytes(size: int | None) -> str:
 
 
 def _key(result: Result) -> tuple[object, ...]:
-    return result.model, tuple(sorted(result.forks.items())), result.batch, result.target
+    return result.model, result.input_shape, tuple(sorted(result.forks.items())), result.batch, result.target

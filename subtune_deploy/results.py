@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .backends.base import ROLES
 from .bundle import MANIFEST, open_bundle
 from .environment import differences
 from .errors import InputError
@@ -32,8 +33,9 @@ LINES = "results.jsonl"
 class Timing:
     """One engine. Times in seconds, host to host; sizes in bytes.
 
-    `seconds` is what the protocol calls latency: the median, or the mean of medians; `low` and `high` bound the
-    median. `peak_rss_bytes` is of a process that does nothing but run this engine; null where not measured.
+    `seconds` is what the protocol calls latency: the median, or the mean of medians; `low` and `high` are the
+    95 % interval that would hold if samples were independent. `peak_rss_bytes` is of a process that does nothing
+    but run this engine; null where not measured.
     """
 
     seconds: float
@@ -51,7 +53,8 @@ class Timing:
 class Result:
     """What a graph with all its tasks costs beside the backbone alone, measured interleaved.
 
-    `layers`: blocks that any task tuned; `forks`: those of each task. `merge`: always, never, or the nodes that
+    `batch`: pictures per call, null for a graph that takes any number (then measured with one). `layers`: blocks that
+    any task tuned; `forks`: those of each task. `merge`: always, never, or the nodes that
     merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number. `ratio`:
     graph over base, host to host; `device_ratio`: of the device's own work, where engines tell it.
     `samples` and `device`: raw seconds by engine (base, graph), index i of each from round i.
@@ -60,7 +63,7 @@ class Result:
     model: str
     weights: str
     input_shape: tuple[int, ...]
-    batch: int
+    batch: int | None
     layers: tuple[int, ...]
     forks: Mapping[str, tuple[int, ...]]
     merge: Any
@@ -113,12 +116,14 @@ def from_document(document: object, place: str = "the result") -> Result:
     if given != SCHEMA:
         raise InputError(f"{place} has schema version {given!r}, expected {SCHEMA}", "update subtune-deploy")
     assert isinstance(document, dict)
+    fields = {key: value for key, value in document.items() if key not in ("schema", "added")}
     try:
-        return to_record(
-            Result, {key: value for key, value in document.items() if key not in ("schema", "added")}
-        )
+        result = to_record(Result, fields)
     except InputError as error:
         raise InputError(f"{place}: {error.message}", error.hint) from error
+    if len({len(result.samples.get(role, ())) for role in ROLES} | {0}) != 2:
+        raise InputError(f"{place} has not as many samples of base and graph", "measure again")
+    return result
 
 
 def append_result(path: Path, result: Result) -> None:
@@ -163,15 +168,25 @@ def check_comparable(results: Iterable[Result]) -> None:
         if found := mixed(first, other):
             raise InputError(
                 f"these results do not belong together: {'; '.join(found)}",
-                "measure all on one host with the same versions and protocol",
+                "measure all on one host in one way, or give --across to see them together all the same",
             )
 
 
 def mixed(one: Result, other: Result) -> list[str]:
     """How the ways in which two results were measured differ, fork and task count aside."""
-    ways = (("protocol", one.protocol.name, other.protocol.name), ("inputs", one.inputs, other.inputs))
+    ways = (
+        ("protocol", _told(one.protocol), _told(other.protocol)),
+        ("inputs", one.inputs, other.inputs),
+        ("input size", one.input_shape, other.input_shape),
+    )
     found = [f"{what} {left} / {right}" for what, left, right in ways if left != right]
     return [*differences(one.host, other.host), *found]
+
+
+def _told(protocol: Protocol) -> str:
+    if protocol.rounds:
+        return f"{protocol.name} {protocol.repeats} x ({protocol.warmup} + {protocol.rounds})"
+    return f"{protocol.name} {protocol.precision:.2%} in {protocol.seconds:g} s"
 
 
 def schema() -> dict[str, Any]:
@@ -189,5 +204,5 @@ def schema() -> dict[str, Any]:
 def _parsed(text: str, place: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place} is not JSON: {error}", "give a file that subtune-deploy wrote") from error

@@ -1,7 +1,8 @@
 """The folder of a run: who may write to it, and what was swept, where and how.
 
 `run.json` describes the run; `results.jsonl` has a line for each result, written as it comes; `cache/` holds
-work that need not be done again. One process at a time; one host, one set of versions, one way of measuring.
+work that need not be done again, `bundles/` what the user wants to keep. One process at a time; one host, one
+set of versions, one way of measuring.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .errors import InputError
 from .results import LINES, drop_torn_line
 from .staging import PREFIX, replaced_file
 
-RUN, CACHE, LOCK = "run.json", "cache", "lock"
+RUN, CACHE, KEPT, LOCK = "run.json", "cache", "bundles", "lock"
 SCHEMA = 1
 
 _ANOTHER = "give another folder for this sweep"
@@ -49,15 +50,17 @@ def open_run(run: Path, description: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _check_kind(run: Path) -> None:
-    if run.is_dir() and not (run / RUN).is_file() and {path.name for path in run.iterdir()} - {LOCK}:
-        raise InputError(f"{run} holds other things (no {RUN})", "give a new folder, or that of a sweep")
     if run.exists() and not run.is_dir():
         raise InputError(f"{run} is a file", "give a folder for the sweep")
+    if not run.is_dir() or (run / RUN).is_file():
+        return
+    if any(path.name != LOCK and not path.name.startswith(PREFIX) for path in run.iterdir()):
+        raise InputError(f"{run} holds other things (no {RUN})", "give a new folder, or that of a sweep")
 
 
 def _tidy(run: Path) -> None:
     """Remove what a killed process had not given its final name yet."""
-    for leftover in [*run.glob(f"{PREFIX}*"), *(run / CACHE).glob(f"{PREFIX}*")]:
+    for leftover in [path for place in ("", "*/", "*/*/") for path in run.glob(f"{place}{PREFIX}*")]:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -79,10 +82,12 @@ def _describe(path: Path, now: Mapping[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}", _ANOTHER) from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise InputError(f"{path} is not of schema version {SCHEMA}", _ANOTHER)
+    if not all(isinstance(found.get(key), dict) for key in ("host", "targets")):
+        raise InputError(f"{path} does not say on which host and targets it was measured", _ANOTHER)
     return found
 
 

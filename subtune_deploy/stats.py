@@ -82,7 +82,7 @@ def paired_ratio(base: Sequence[float], candidate: Sequence[float], *, seed: int
 
     Samples are of rounds that alternate in order (base first, candidate first, ...). A quadruple is two rounds
     and the geometric mean of their two ratios: which engine ran first cancels out. An odd last round is left out.
-    The interval holds two others. One is a bootstrap of runs of about n^(1/3) quadruples, for disturbances
+    The interval holds two others. One is a bootstrap of runs of about n^(1/3) quadruples, since disturbances
     outlast a sample; few runs make it too narrow, which is corrected. The other is that of order statistics. One
     alone misses the truth too often where quadruples are few, or depend on each other. Up to three rounds are one
     quadruple, whose interval has no width.
@@ -98,12 +98,23 @@ def paired_ratio(base: Sequence[float], candidate: Sequence[float], *, seed: int
     return Ratio(found.value, low, high)
 
 
-def mean_of_medians(samples: Sequence[float], repeats: int) -> float:
-    """The samples in `repeats` equal runs, one after the other: the mean of the runs' medians (appendix A)."""
+def medians(samples: Sequence[float], repeats: int) -> list[float]:
+    """The samples in `repeats` equal runs, one after the other: the median of each."""
     values = _checked(samples)
     if len(values) % repeats:
         raise InputError(f"{len(values)} samples are not {repeats} equal runs", "measure again")
-    return float(np.median(values.reshape(repeats, -1), axis=1).mean())
+    return [float(each) for each in np.median(values.reshape(repeats, -1), axis=1)]
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of at least two values with Student's 95 % interval.
+
+    Its quantile by the expansion of Cornish and Fisher, within 0.2 % from nine degrees of freedom on.
+    """
+    found, z, degrees = _checked(values), 1.959964, len(values) - 1
+    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    middle, half = float(found.mean()), t * float(found.std(ddof=1)) / math.sqrt(len(found))
+    return Interval(middle, middle - half, middle + half)
 
 
 def quotient(first: Interval, second: Interval) -> Ratio:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +18,12 @@ from .build import BuildOptions, build, compile_bundle
 from .bundle import MANIFEST, Bundle, open_bundle
 from .checkpoint import fingerprint
 from .environment import describe
-from .errors import CheckFailed, SubtuneError, Unavailable
+from .errors import BundleError, CheckFailed, InputError, SubtuneError, Unavailable
 from .export import PROGRAM
 from .measure import Progress, Protocol
 from .records import to_plain
 from .results import LINES, Result, append_result, read_results
-from .run_folder import CACHE, open_run
+from .run_folder import CACHE, KEPT, open_run
 from .spec import format_layers
 from .tasks import candidate_task
 from .timing import time_bundle
@@ -40,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How candidates are built and timed. `keep`: their bundles stay in the run's cache."""
+    """How candidates are built and timed. `keep`: their bundles stay, in the run's folder `bundles`."""
 
     build: BuildOptions = field(default_factory=BuildOptions)
     protocol: Protocol = field(default_factory=Protocol)
@@ -101,7 +103,7 @@ def sweep(
     `told` hears when work on a candidate begins and ends. One that fails is told, left out, and tried again by
     the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
     """
-    options = options or SweepOptions()
+    options, targets = options or SweepOptions(), _distinct(targets)
     for target in targets:
         get_backend(target.backend)  # told before the first candidate is built
     jobs = [(candidate, target) for candidate in chosen for target in targets]
@@ -161,10 +163,11 @@ class _Work:
         return result
 
     def _bundle(self, candidate: Candidate) -> Bundle:
-        """From the cache, where it is whole or not at all, or built now."""
+        """As it was built before, whole or not at all; or built now."""
         folder = self._folder(candidate)
         if (folder / MANIFEST).is_file() and (not self.program or (folder / PROGRAM).is_file()):
-            return open_bundle(folder)
+            with contextlib.suppress(BundleError):  # spoilt: it is built again
+                return open_bundle(folder)
         numbers = range(1, candidate.tasks + 1)
         tasks = [candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n) for n in numbers]
         return build(self.backbone, tasks, folder, self.options.build, program=self.program)
@@ -172,12 +175,23 @@ class _Work:
     def _tidy(self, left: Sequence[Job]) -> None:
         """The cache holds only what is still needed; a killed process may have left more."""
         needed = {self._folder(candidate) for candidate, _ in left}
-        for folder in () if self.options.keep else (self.run / CACHE).glob("*"):
+        for folder in (self.run / CACHE).glob("*"):
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, candidate: Candidate) -> Path:
-        return self.run / CACHE / str(candidate).replace(" ", "_")
+        name = str(candidate).replace(" ", "_")
+        kept = self.run / KEPT / name
+        return kept if self.options.keep or kept.exists() else self.run / CACHE / name
+
+
+def _distinct(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Each once. Results go by the names of targets, so two recipes of one name are refused."""
+    found: dict[str, Target] = {}
+    for target in targets:
+        if found.setdefault(target.name, target) != target:
+            raise InputError(f"two recipes are named {target.name!r}", "give each recipe a name of its own")
+    return tuple(found.values())
 
 
 def _key(result: Result) -> tuple[Candidate, str]:
@@ -190,6 +204,7 @@ def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOp
         "model": backbone.name,
         "weights": fingerprint(backbone.model.state_dict()),
         "blocks": [block.name for block in backbone.blocks],
+        "network": hashlib.sha256(repr((backbone.topology, backbone.blocks)).encode()).hexdigest(),
         "input": to_plain(backbone.input),
         "build": to_plain(options.build),
         "protocol": to_plain(options.protocol),

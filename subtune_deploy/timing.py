@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 from .backends.base import ROLES
 from .bundle import Bundle, Manifest
 from .conditions import noise_warnings, watch
 from .environment import describe
-from .footprint import Footprint, footprint
+from .errors import CheckFailed, SubtuneError
+from .footprint import engine_bytes, footprint
 from .measure import ADAPTIVE, Measurement, Progress, Protocol, fresh_batches, measure
 from .results import Result, Timing
 from .runtime import load_engine
@@ -30,17 +30,19 @@ def time_bundle(
 ) -> Result:
     """Latency of the engine for `target`, and what it adds to the base alone, as the protocol says.
 
-    `hot`: the flattered number, see `measure`. Raises BundleError, Unavailable.
+    `hot`: the flattered number, see `measure`. Raises BundleError, Unavailable, CheckFailed
+    for an engine that fails.
     """
     manifest, host, started = bundle.manifest, describe(), datetime.now(timezone.utc)
     engines = {role: load_engine(bundle, target, role) for role in reversed(ROLES)}
     batches = fresh_batches(manifest.input, manifest.batch or 1)
-    with watch() as seen:
+    with watch() as seen, _engine_errors(target):
         measured = measure(engines, batches, protocol, hot=hot, progress=progress)
     warnings = noise_warnings(host, measured.samples["base"], seen.conditions)
     if not measured.settled:
         warnings.append(_unsettled(protocol))
-    device, timings = measured.device, _timings(measured, bundle, target)
+    timings = {role: _timing(measured, bundle, target, role, warnings) for role in ROLES}
+    device = measured.device
     return Result(
         **_identity(manifest, target),
         threads=engines["graph"].threads,
@@ -77,23 +79,34 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
     }
 
 
-def _timings(measured: Measurement, bundle: Bundle, target: str) -> dict[str, Timing]:
-    with ThreadPoolExecutor(len(ROLES)) as pool:  # each starts a process, and nothing is timed any more
-        memory = dict(zip(ROLES, pool.map(partial(footprint, bundle.path, target), ROLES), strict=True))
-    return {role: _timing(measured, role, memory[role]) for role in ROLES}
-
-
-def _timing(measured: Measurement, role: str, memory: Footprint) -> Timing:
+def _timing(measured: Measurement, bundle: Bundle, target: str, role: str, warnings: list[str]) -> Timing:
     samples, interval = measured.samples[role], measured.interval(role)
+    try:
+        memory = footprint(bundle.path, target, role).peak_rss_bytes
+    except CheckFailed as error:  # latencies need not be measured again for that
+        memory, told = None, f"memory of {role} was not measured: {error.message}"
+        warnings.append(told)
     return Timing(
-        seconds=measured.latency(role),
+        seconds=interval.value,
         low=interval.low,
-        high=min(interval.high, max(samples)),
+        high=interval.high,
         **{f"p{percent}": percentile(samples, percent) for percent in (50, 95, 99)},
         worst=max(samples),
-        engine_bytes=memory.engine_bytes,
-        peak_rss_bytes=memory.peak_rss_bytes,
+        engine_bytes=engine_bytes(bundle, target, role),
+        peak_rss_bytes=memory,
     )
+
+
+@contextmanager
+def _engine_errors(target: str) -> Iterator[None]:
+    """What an engine's library raises while it runs shares no base class with others."""
+    try:
+        yield
+    except SubtuneError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1]
+        raise CheckFailed(f"engine {target} failed while it ran: {reason}", "verify the bundle") from error
 
 
 def _unsettled(protocol: Protocol) -> str:

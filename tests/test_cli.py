@@ -336,6 +336,12 @@ def test_the_papers_protocol_takes_ten_times_three_hundred(bundle: Path) -> None
     samples = np.array(record["samples"]["graph"])
     assert samples.shape == (3000,)
     assert record["graph"]["seconds"] == pytest.approx(np.median(samples.reshape(10, 300), axis=1).mean())
+    assert record["graph"]["low"] <= record["graph"]["seconds"] <= record["graph"]["high"]
+    cli("bench", bundle, "--target", "cpu", "--seconds", 0.1)
+    kept = json.loads((bundle / "manifest.json").read_text())["measurements"]
+    assert [each["protocol"]["name"] for each in kept] == ["paper", "adaptive"], (
+        "one way does not replace another"
+    )
 
 
 def test_bench_times_all_engines_unless_told_and_replaces_older_numbers(bundle: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from subtune_deploy.errors import InputError
-from subtune_deploy.measure import PAPER, DeviceTimed, Measurement, Protocol, fresh_batches, measure
+from subtune_deploy.measure import FEWEST, PAPER, DeviceTimed, Measurement, Protocol, fresh_batches, measure
 from subtune_deploy.spec import InputSpec
 from subtune_deploy.stats import order_statistic_interval
 
@@ -96,22 +96,22 @@ def pair(clock: Clock, base: Callable[[int], float], other: Callable[[int], floa
 # The order of things
 
 
-def test_engines_take_turns_there_and_back_and_samples_are_raw_seconds() -> None:
+def test_engines_take_turns_there_and_back_each_beginning_in_turn_and_samples_are_raw_seconds() -> None:
     clock = Clock()
     engines, log = three(clock)
     found = measure(engines, BATCHES, Protocol(warmup=0, seconds=2), clock=clock)
-    assert [name for name, _ in log] == ["a", "b", "c", "c", "b", "a"] * 2
+    order = ["a", "b", "c", "c", "b", "a", "b", "c", "a", "a", "c", "b", "c", "a", "b", "b", "a", "c"]
+    assert [name for name, _ in log] == order * 2
     assert list(found.samples) == ["a", "b", "c"]
     for samples, duration in zip(found.samples.values(), (0.1, 0.2, 0.3), strict=True):
-        assert samples == pytest.approx((duration,) * 4)
+        assert samples == pytest.approx((duration,) * FEWEST)
 
 
-def test_both_orders_of_a_round_see_the_same_batch_and_batches_rotate() -> None:
+def test_every_run_gets_the_next_buffer() -> None:
     clock = Clock()
     engines, log = three(clock)
-    measure(engines, BATCHES, Protocol(warmup=0, seconds=4.5), clock=clock)
-    for engine in engines:
-        assert [batch for name, batch in log if name == engine] == [1, 1, 2, 2, 3, 3, 1, 1]
+    measure(engines, BATCHES, Protocol(warmup=0, seconds=2), clock=clock)
+    assert [batch for _, batch in log] == [1.0, 2.0, 3.0] * FEWEST
 
 
 def test_hot_runs_each_engine_right_after_itself_on_one_batch_and_times_the_second_run() -> None:
@@ -121,9 +121,9 @@ def test_hot_runs_each_engine_right_after_itself_on_one_batch_and_times_the_seco
         for name, d in {"a": 0.1, "b": 0.2}.items()
     }
     found = measure(engines, BATCHES, Protocol(warmup=0, seconds=6), hot=True, clock=clock)
-    assert log == [(name, 1.0) for name in "aabbbbaa" * 2]
-    assert found.samples["a"] == pytest.approx((0.1,) * 4)
-    assert found.samples["b"] == pytest.approx((0.2,) * 4)
+    assert log == [(name, 1.0) for name in "aabbbbaabbaaaabb" * 3]
+    assert found.samples["a"] == pytest.approx((0.1,) * FEWEST)
+    assert found.samples["b"] == pytest.approx((0.2,) * FEWEST)
 
 
 # Adaptive: until it holds still
@@ -194,19 +194,13 @@ def test_a_ratio_that_is_not_known_is_not_settled_though_the_medians_are() -> No
     assert not found.settled
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.01, 2), (1.1, 2), (1.3, 4), (2.3, 4), (2.5, 6)])
-def test_the_cap_ends_after_an_even_round(seconds: float, rounds: int) -> None:
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.01, 12), (7.1, 12), (7.3, 14), (8.3, 14), (8.5, 16)])
+def test_the_cap_ends_after_an_even_round_and_never_before_twelve(seconds: float, rounds: int) -> None:
     clock = Clock()
     engines, _ = three(clock)
     found = measure(engines, BATCHES, Protocol(warmup=0, seconds=seconds), clock=clock)
     assert [len(samples) for samples in found.samples.values()] == [rounds] * 3
-
-
-def test_five_samples_are_not_settled_however_equal_they_are() -> None:
-    clock = Clock()
-    found = measure(pair(clock, lambda _: 0.1, lambda _: 0.2), BATCHES, Protocol(seconds=1), clock=clock)
-    assert len(found.samples["base"]) < 6
-    assert not found.settled
+    assert all(np.isfinite(found.interval(name).high) for name in engines)
 
 
 def test_warm_up_rounds_are_not_among_the_samples_and_the_first_sample_is_of_the_first_engine() -> None:
@@ -217,15 +211,15 @@ def test_warm_up_rounds_are_not_among_the_samples_and_the_first_sample_is_of_the
     found = measure(engines, BATCHES, Protocol(warmup=3, seconds=1000), clock=clock)
     assert max(found.samples["a"] + found.samples["b"]) == pytest.approx(0.01)
     assert engines["a"].runs == 3 + len(found.samples["a"])
-    assert log[6:10] == [("a", 1.0), ("b", 1.0), ("b", 1.0), ("a", 1.0)]
+    assert [name for name, _ in log[6:10]] == ["a", "b", "b", "a"]
 
 
 def test_warm_up_takes_a_quarter_of_the_time_at_most() -> None:
     clock = Clock()
     engine = TimedEngine(clock, lambda _: 1.0)
-    found = measure({"x": engine}, BATCHES, Protocol(warmup=1000, seconds=8), clock=clock)
-    assert engine.runs == 2 + 8
-    assert len(found.samples["x"]) == 8
+    found = measure({"x": engine}, BATCHES, Protocol(warmup=1000, seconds=20), clock=clock)
+    assert engine.runs == 5 + 20
+    assert len(found.samples["x"]) == 20
 
 
 # The protocol of the paper
@@ -254,7 +248,7 @@ def test_the_latency_of_the_paper_is_the_mean_of_ten_medians_not_the_median_of_a
     engines = pair(clock, paper_durations, lambda run: 2 * paper_durations(run))
     found = measure(engines, BATCHES, PAPER, clock=clock)
     assert found.latency("base") == pytest.approx((9 * 0.001 + 0.011) / 10)
-    assert found.interval("base").value == pytest.approx(0.001)
+    assert found.interval("base").low < found.latency("base") < found.interval("base").high
     assert found.latency("other") == pytest.approx(2 * found.latency("base"))
     assert found.ratio("other").value == pytest.approx(2)
 

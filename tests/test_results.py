@@ -80,6 +80,8 @@ def test_the_torn_line_of_a_killed_process_is_no_result_and_is_cut_off(tmp_path:
         ("[]", "has schema version None, expected 1"),
         ('{"schema": 7}', "has schema version 7, expected 1"),
         ('{"schema": 1, "model": 5}', "key 'weights' is missing"),
+        (json.dumps({**to_document(result()), "samples": {"base": [0.1]}}), "not as many samples"),
+        (json.dumps({**to_document(result()), "samples": {"base": [], "graph": []}}), "not as many samples"),
     ],
 )
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str, told: str) -> None:
@@ -103,7 +105,9 @@ def test_results_of_different_hosts_versions_or_ways_are_not_mixed() -> None:
     for other, told in (
         (result(host={**HOST, "cpu": "another"}), "cpu tiny CPU / another"),
         (result(host=other_version), "onnxruntime 1.20.0 / 1.21.0"),
-        (result(protocol=Protocol("paper", 300, 300, 10)), "protocol adaptive / paper"),
+        (result(protocol=Protocol("paper", 300, 300, 10)), "protocol adaptive 1.00% in 20 s / paper 10 x"),
+        (result(protocol=Protocol(precision=0.5)), "protocol adaptive 1.00% in 20 s / adaptive 50.00%"),
+        (result(host={**HOST, "instructions": "avx2"}), "instructions none / avx2"),
         (result(inputs="hot"), "inputs fresh / hot"),
     ):
         with pytest.raises(InputError, match="do not belong together") as caught:
@@ -133,6 +137,14 @@ def test_a_change_is_shown_only_where_the_intervals_allow_it() -> None:
     assert changes[1].ratio.value == pytest.approx(1.20 / 1.25)
     with pytest.raises(InputError, match="no result in common"):
         compare(first[3:], second[3:])
+    with pytest.raises(InputError, match="no result in common"):
+        compare([result()], [result(input_shape=(3, 16, 16))])
+
+
+def test_every_pair_is_looked_at_before_two_runs_are_compared() -> None:
+    elsewhere = result(layers=(2,), host={**HOST, "cpu": "another"})
+    with pytest.raises(InputError, match="cpu tiny CPU / another"):
+        compare([result(), result(layers=(2,))], [result(), elsewhere])
 
 
 def test_csv_has_raw_numbers() -> None:

@@ -15,8 +15,9 @@ from subtune_deploy.stats import (
     RESAMPLES,
     Interval,
     bootstrap_median,
-    mean_of_medians,
+    mean_interval,
     median,
+    medians,
     order_statistic_interval,
     paired_ratio,
     percentile,
@@ -126,17 +127,23 @@ def test_runs_of_neighbours_give_a_series_with_memory_the_wider_interval_that_it
     assert 2.5 < runs.half_width / alone.half_width < 5.5
 
 
-def test_the_mean_of_medians_is_of_equal_runs_one_after_the_other() -> None:
-    samples = [1.0, 2.0, 9.0, 3.0, 4.0, 8.0]
-    assert mean_of_medians(samples, 1) == median(samples) == 3.5
-    assert mean_of_medians(samples, 2) == (2.0 + 4.0) / 2
-    assert mean_of_medians(samples, 3) == (1.5 + 6.0 + 6.0) / 3
-    assert mean_of_medians(samples, 6) == np.mean(samples)
-
-
-def test_runs_that_are_not_equal_are_refused() -> None:
+def test_medians_are_of_equal_runs_one_after_the_other() -> None:
+    samples = [1.0, 2.0, 6.0, 6.0, 3.0, 4.0]
+    assert medians(samples, 1) == [median(samples)] == [3.5]
+    assert medians(samples, 2) == [2.0, 4.0]
+    assert medians(samples, 3) == [1.5, 6.0, 3.5]
+    assert medians(samples, 6) == samples
     with pytest.raises(InputError, match="7 samples are not 3 equal runs"):
-        mean_of_medians([1.0] * 7, 3)
+        medians([1.0] * 7, 3)
+
+
+@pytest.mark.parametrize("count", [10, 20, 100])
+def test_the_interval_of_a_mean_is_students(count: int) -> None:
+    values = np.random.default_rng(count).normal(10, 1, count)
+    low, high = scipy_stats.t.interval(0.95, count - 1, loc=values.mean(), scale=scipy_stats.sem(values))
+    found = mean_interval(values.tolist())
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(high - low, rel=0.003)
 
 
 # Two engines: the ratio of neighbours

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import random
+import signal
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def test_nothing_is_measured_twice_and_a_run_can_grow(place: Path, tmp_path: Pat
     run = tmp_path / "run"
     swept(place, run, "--layers", "4", "--keep")
     once = (run / "results.jsonl").read_bytes()
-    graph = run / "cache" / "4_x1" / "graph.onnx"
+    graph = run / "bundles" / "4_x1" / "graph.onnx"
     made = graph.stat().st_mtime_ns
     assert swept(place, run, "--layers", "4", "--keep").status == 0
     assert (run / "results.jsonl").read_bytes() == once
@@ -93,7 +92,8 @@ def test_nothing_is_measured_twice_and_a_run_can_grow(place: Path, tmp_path: Pat
     assert not (graph.parent / "program.pt2").exists(), "no target asked for what only torch reads"
     assert swept(place, run, "--layers", "4", "--target", "torch-cpu", "--keep").status == 0
     assert (graph.parent / "program.pt2").exists()
-    assert swept(place, run, "--layers", "4").status == 0
+    assert swept(place, run, "--layers", "4", "--layers", "3").status == 0
+    assert graph.exists(), "what was kept stays"
     assert not list((run / "cache").iterdir()), "without --keep the cache holds only what is still needed"
 
 
@@ -142,21 +142,48 @@ def test_a_candidate_that_fails_does_not_stop_the_others_and_is_tried_again(
 ) -> None:
     run = tmp_path / "run"
     swept(place, run, "--layers", "1")
-    spoilt = run / "cache" / "2_x1" / "manifest.json"
-    spoilt.parent.mkdir(parents=True)
-    spoilt.write_text("{")
+    (run / "bundles").mkdir()
+    in_the_way = run / "bundles" / "2_x1"
+    in_the_way.write_text("a file where a bundle is to be built")
     ran = swept(place, run, "--span", "1")
     assert ran.status == 1
     assert "1 of 4 failed: 2 x1 on cpu" in ran.err
     assert [fork for fork, *_ in measured(run)] == ["1", "3", "4"]
+    in_the_way.unlink()
     assert swept(place, run, "--span", "1").status == 0
     assert [fork for fork, *_ in measured(run)] == ["1", "3", "4", "2"]
 
 
+def test_a_spoilt_bundle_in_the_cache_is_built_again(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    swept(place, run, "--layers", "1")
+    spoilt = run / "cache" / "2_x1" / "manifest.json"
+    spoilt.parent.mkdir(parents=True)
+    spoilt.write_text("{")
+    assert swept(place, run, "--layers", "2").status == 0
+    assert [fork for fork, *_ in measured(run)] == ["1", "2"]
+
+
+def test_a_target_given_twice_is_measured_once_and_two_of_one_name_are_refused(
+    place: Path, tmp_path: Path
+) -> None:
+    assert swept(place, tmp_path / "run", "--layers", "4", "--target", "cpu", "--target", "cpu").status == 0
+    assert measured(tmp_path / "run") == [("4", 1, "cpu")]
+    (tmp_path / "mine.toml").write_text(
+        'name = "cpu"\nbackend = "onnxruntime"\nprecision = "fp32"\ndescription = ""\n'
+    )
+    ran = swept(
+        place, tmp_path / "run", "--layers", "4", "--target", "cpu", "--target", tmp_path / "mine.toml"
+    )
+    assert ran.status == 2
+    assert "two recipes are named 'cpu'" in ran.err
+
+
 def test_bad_spans_forks_and_counts_are_refused_before_anything_is_made(place: Path, tmp_path: Path) -> None:
-    for arguments in (["--span", "0"], ["--span", "3-2"], ["--span", "5"], ["--span", "x"], ["--layers", "9"],
-                      ["--tasks", "0"], ["--tasks", "1,,2"], ["--tasks", "many"], ["--target", "abacus"]):  # fmt: skip
-        ran = swept(place, tmp_path / "run", *arguments)
+    bad = ("--span 0", "--span 3-2", "--span 5", "--span x", "--layers 9", "--tasks 0", "--tasks 1,,2", "--tasks many",
+           "--tasks ²", "--target abacus", "--protocol paper --seconds 5")  # fmt: skip
+    for arguments in bad:
+        ran = swept(place, tmp_path / "run", *arguments.split())
         assert ran.status == 2, arguments
         assert len(ran.err.splitlines()) <= 3
         assert not (tmp_path / "run").exists()
@@ -175,23 +202,14 @@ def test_two_runs_are_compared(place: Path, tmp_path: Path) -> None:
     assert cli("results", tmp_path / "a", tmp_path / "b", "--format", "markdown").out.count("| 1-4 |") == 2
 
 
-def sweep_tiny(place: Path, run: Path, begun: Connection) -> None:
+FORKS = candidates(4, (1, 3), [(1, 3), (1, 4), (2, 4)], (1, 2))
+
+
+def sweep_tiny(place: Path, run: Path, told: Connection) -> None:
     """What the processes do that are killed."""
     backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
     options = SweepOptions(protocol=Protocol(seconds=0.2))
-    sweep(backbone, candidates(4, (1, 3)), [load_target("cpu")], run, options, told=begun.send)
-
-
-def killed(context: Any, *arguments: Path, after: Callable[[Connection], None]) -> None:
-    here, there = context.Pipe()
-    process = context.Process(target=sweep_tiny, args=(*arguments, there))
-    process.start()
-    there.close()
-    with contextlib.suppress(EOFError):  # it found nothing left to do
-        here.recv()  # it has begun on a candidate
-        after(here)
-    process.kill()
-    process.join()
+    sweep(backbone, FORKS, [load_target("cpu")], run, options, told=lambda step: told.send(step.done))
 
 
 def test_killed_at_any_moment_twenty_times_it_ends_as_if_never_interrupted(
@@ -200,22 +218,60 @@ def test_killed_at_any_moment_twenty_times_it_ends_as_if_never_interrupted(
     run, moments, seen = tmp_path / "run", random.Random(0), []
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "subtune_deploy.sweep", "subtune_deploy.models"])
+
+    def started() -> tuple[Any, Connection]:
+        here, there = context.Pipe()
+        process = context.Process(target=sweep_tiny, args=(place, run, there))
+        process.start()
+        return process, here
+
+    process, told = started()
+    for _ in range(3):  # one candidate begins and ends, the next begins
+        told.recv()
     start = time.monotonic()
-    killed(context, place, run, after=lambda told: told.recv())  # one candidate is done
+    told.recv()
     one = time.monotonic() - start
-    for _ in range(KILLS):
-        killed(context, place, run, after=lambda _: time.sleep(moments.uniform(0, one)))
+    process.kill()
+    process.join()
+    for kill in range(KILLS):
+        process, told = started()
+        if kill % 4:  # every fourth is killed while it starts
+            told.recv()
+        time.sleep(moments.uniform(0, one))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it had nothing left to do"
         lines = (run / "results.jsonl").read_bytes().split(b"\n")
         assert all(json.loads(line) for line in lines[:-1])
         assert lines[: len(seen)] == seen, "a finished line was lost or changed"
         seen = lines[:-1]
-    last = context.Process(target=sweep_tiny, args=(place, run, context.Pipe()[1]))
-    last.start()
-    last.join()
-    assert last.exitcode == 0
+    process, told = started()
+    process.join()
+    assert process.exitcode == 0
     found = measured(run)
-    assert found == [(format_layers(each.layers), 1, "cpu") for each in candidates(4, (1, 3))]
-    assert len(found) == 4 + 3 + 2
+    assert found == [(format_layers(each.layers), each.tasks, "cpu") for each in FORKS]
+    assert len(found) == 2 * (4 + 3 + 2 + 3)
     assert (run / "results.jsonl").read_bytes().endswith(b"}\n")
     assert {path.name for path in run.iterdir()} <= {"run.json", "results.jsonl", "cache", "lock"}
     assert not list((run / "cache").iterdir())
+
+
+def test_a_process_killed_before_the_run_was_described_leaves_a_folder_that_can_be_used(
+    place: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "lock").touch()
+    (run / ".subtune-tmp-1-0123abcd").write_text('{"schema"')
+    assert swept(place, run, "--layers", "4").status == 0
+    assert {path.name for path in run.iterdir()} == {"run.json", "results.jsonl", "cache", "lock"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema": 1}', '{"schema": 1, "host": [], "targets": {}}', '{"schema": 9}']
+)
+def test_a_description_that_cannot_be_understood_is_told(place: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    ran = swept(place, tmp_path, "--layers", "4")
+    assert ran.status == 2
+    assert "hint: give another folder" in ran.err

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +49,13 @@ def _protocol_options(command: Command) -> Command:
             click.option(
                 "--seconds",
                 type=click.FloatRange(0.1),
-                default=20.0,
-                show_default=True,
+                show_default="20",
                 help="At most, for one engine and its base (adaptive).",
             ),
             click.option(
                 "--precision",
                 type=click.FloatRange(0.0001, 1),
-                default=0.01,
-                show_default=True,
+                show_default="0.01",
                 help="Half width of the intervals that is narrow enough (adaptive).",
             ),
             click.option(
@@ -68,10 +69,17 @@ def _protocol_options(command: Command) -> Command:
     return command
 
 
-def _protocol(name: str, seconds: float, precision: float) -> Protocol:
+def _protocol(name: str, seconds: float | None, precision: float | None) -> Protocol:
     from ..measure import PAPER, Protocol
 
-    return PAPER if name == "paper" else Protocol(seconds=seconds, precision=precision)
+    given = {"seconds": seconds, "precision": precision}
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if name == "paper" and chosen:
+        raise InputError(
+            f"--protocol paper takes no --{next(iter(chosen))}",
+            "its number of rounds is fixed; leave it away",
+        )
+    return PAPER if name == "paper" else Protocol(**chosen)
 
 
 @click.command()
@@ -101,11 +109,13 @@ def bench(
         raise InputError(
             f"folders given: {len(folders)}", "give one bundle to measure, or two results with --compare"
         )
-    from ..results import to_document
-
     if compare:
         _compare(*folders, across=across, as_json=as_json)
         return
+    if across:
+        raise InputError("--across goes with --compare", "leave it away: a bundle is measured on this host")
+    from ..results import to_document
+
     results = _benched(folders[0], target, _protocol(**how), hot)
     if as_json:
         print_json({"bundle": str(folders[0]), "measurements": [to_document(result) for result in results]})
@@ -114,24 +124,32 @@ def bench(
 
 
 def _benched(folder: Path, target: str | None, protocol: Protocol, hot: bool) -> list[Result]:
-    from ..bundle import open_bundle, save_manifest
-    from ..results import to_document
+    from ..bundle import open_bundle
     from ..timing import time_bundle
 
     bundle = open_bundle(folder)
     results = []
     for name in compiled(bundle, target):
         with bar(f"timing {name}") as tick:
-            results.append(
-                time_bundle(bundle, name, protocol, hot=hot, progress=lambda part: tick("", part, 1.0))
-            )
-        for warning in results[-1].warnings:
+            result = time_bundle(bundle, name, protocol, hot=hot, progress=lambda part: tick("", part, 1.0))
+        for warning in result.warnings:
             messages.print(f"warning: {name}: {warning}")
-    measured = {result.target for result in results}
-    kept = [m for m in bundle.manifest.measurements if m.get("target") not in measured]
-    documents = (*kept, *map(to_document, results))
-    save_manifest(bundle.path, dataclasses.replace(bundle.manifest, measurements=documents))
+        _keep(folder, result)
+        results.append(result)
     return results
+
+
+def _keep(folder: Path, result: Result) -> None:
+    """Into the manifest as it is now, in place of what was measured in the same way on this target before."""
+    from ..bundle import open_bundle, save_manifest
+    from ..results import from_document, to_document
+
+    def way(each: Result) -> tuple[str, str, str]:
+        return each.target, each.protocol.name, each.inputs
+
+    manifest = open_bundle(folder).manifest
+    others = [m for m in manifest.measurements if way(from_document(dict(m))) != way(result)]
+    save_manifest(folder, dataclasses.replace(manifest, measurements=(*others, to_document(result))))
 
 
 def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
@@ -171,7 +189,7 @@ def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
 )
 @build_options
 @_protocol_options
-@click.option("--keep", is_flag=True, help="Keep each candidate's bundle in RUN/cache.")
+@click.option("--keep", is_flag=True, help="Keep each candidate's bundle in RUN/bundles.")
 @click.option("-o", "--out", "run", required=True, type=click.Path(path_type=Path), metavar="RUN",
               help="The run's folder; a run that was interrupted goes on where it stopped.")  # fmt: skip
 @json_option
@@ -188,8 +206,8 @@ def sweep(
     run: Path,
     as_json: bool,
     name: str,
-    seconds: float,
-    precision: float,
+    seconds: float | None,
+    precision: float | None,
     **network: Any,
 ) -> None:
     """Time every candidate fork of a model on targets.
@@ -211,31 +229,41 @@ def sweep(
     lists = [read_layers(each, backbone) for each in forks]
     blocks = len(backbone.blocks)
     chosen = candidates(
-        blocks, None if lists and span is None else _span(span or "1-3", blocks), lists, counts
+        blocks,
+        None if lists and span is None else _span(span or f"1-{min(3, blocks)}", blocks),
+        lists,
+        counts,
     )
     messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
-    with bar("sweep") as tick:
-        results = measure_all(backbone, chosen, recipes, run, options, told=_teller(tick))
-    _warn(results)
+    start, fresh = time.monotonic(), list[float]()
+    with bar("sweep") as tick, redirect_stdout(sys.stderr):
+        results = measure_all(backbone, chosen, recipes, run, options, told=_teller(tick, fresh))
+    _summarise(results, fresh, time.monotonic() - start)
     if as_json:
         print_json({"run": str(run), "results": [to_document(result) for result in results]})
     else:
         _print(results)
 
 
-def _warn(results: Sequence[Result]) -> None:
+def _summarise(results: Sequence[Result], fresh: Sequence[float], seconds: float) -> None:
+    """Where the time went, and whether the machine was quiet enough; `fresh`: seconds of measuring just now."""
+    messages.print(
+        f"{len(fresh)} measured now in {seconds:.0f} s, of which {sum(fresh):.0f} s were measuring"
+    )
     noisy = [result for result in results if result.warnings]
     if noisy:
         first = f"{noisy[0].fork} on {noisy[0].target}: {noisy[0].warnings[0]}"
         messages.print(f"warning: {len(noisy)} of {len(results)} results are doubtful, as {first}")
 
 
-def _teller(tick: Callable[[str, float, float], None]) -> Callable[[Step], None]:
+def _teller(tick: Callable[[str, float, float], None], fresh: list[float]) -> Callable[[Step], None]:
     def told(step: Step) -> None:
         where, left = f"{step.candidate} on {step.target}", _left(step.seconds_left)
         tick(f"{where}, {left}", step.done, step.total)
         if step.outcome is not None:
             messages.print(f"[{step.done}/{step.total}] {where}: {_outcome(step.outcome)}, {left}")
+        if not isinstance(step.outcome, (SubtuneError, type(None))):
+            fresh.append(step.outcome.conditions["seconds"])
 
     return told
 
@@ -265,7 +293,7 @@ def _span(text: str, blocks: int) -> tuple[int, int]:
 
 def _counts(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdigit() and 1 <= int(word) <= 256 for word in words):
+    if not all(word.isdecimal() and 1 <= int(word) <= 256 for word in words):
         raise InputError(f"tasks {text!r} is no list of counts", "give 1 to 256 each, as in --tasks 1,2,4,8")
     return tuple(map(int, words))
 
