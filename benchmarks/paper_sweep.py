@@ -72,7 +72,7 @@ def write(name: str, figure: Any, results: dict[str, list[Result]], text: str) -
     """The picture as SVG, the numbers as Markdown beside it."""
     figure.savefig(RESULTS / f"{name}.svg", bbox_inches="tight")
     lines = [text, "", f"`python benchmarks/{name}.py`. {device(results)}", ""]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + markdown(_HEADER, _rows(results)))
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n" + markdown(_HEADER, _rows(results)))
     print("\n".join(lines))
 
 
