@@ -13,12 +13,12 @@ from paper_sweep import TARGETS, measured, summary, write
 def main() -> None:
     """Measure what is missing, draw, write."""
     found = measured(2)
-    figure, places = plt.subplots(1, len(TARGETS), figsize=(5.5 * len(TARGETS), 5), squeeze=False, layout="constrained")
+    figure, places = plt.subplots(
+        1, len(TARGETS), figsize=(5.5 * len(TARGETS), 5), squeeze=False, layout="constrained"
+    )
     for place, target in zip(places[0], TARGETS, strict=True):
         panel(place, found[target], target, 2)
-    figure.legend(
-        *places[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3
-    )
+    figure.legend(*places[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     best = [f"{TARGETS[name]}: {_rank(results)}" for name, results in found.items()]
     write("figure19", figure, found, "\n".join(f"- {line}" for line in [summary(found, 2), *best]))
 

@@ -22,9 +22,7 @@ def main() -> None:
     for row, target in enumerate(TARGETS):
         for column, blocks in enumerate(BLOCKS):
             panel(places[row][column], found[blocks][target], target, blocks)
-    figure.legend(
-        *places[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=4
-    )
+    figure.legend(*places[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     together = {name: [*found[1][name], *found[3][name]] for name in TARGETS}
     write("figure7", figure, together, "\n".join(f"- {summary(found[b], b)}" for b in BLOCKS))
 

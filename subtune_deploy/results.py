@@ -121,7 +121,8 @@ def from_document(document: object, place: str = "the result") -> Result:
         result = to_record(Result, fields)
     except InputError as error:
         raise InputError(f"{place}: {error.message}", error.hint) from error
-    if len({len(result.samples.get(role, ())) for role in ROLES} | {0}) != 2:
+    counts = {len(result.samples.get(role, ())) for role in ROLES}
+    if len(counts) != 1 or 0 in counts:
         raise InputError(f"{place} has not as many samples of base and graph", "measure again")
     return result
 

@@ -138,7 +138,9 @@ def test_the_table_shows_ratios_to_the_base_and_ours_against_the_peers() -> None
     assert "| vit_b_16, 10-11 | 100.0 ms | 4.00 | **2.00** | – | – | – |" in text
     assert text.index("## torch, 1 task") < text.index("## torch, 4 tasks")
     assert "- TorchScript grouped does not apply to vit_b_16: no convolutions" in text
-    assert "| torch | the best of a cell | 1.25 (1 of 1) | 0.50 (0 of 1) | – | 0.79 (1 of 2) |" in text
+    alone, four_tasks = "1.25 (1 faster, 0 slower of 1)", "0.50 (0 faster, 1 slower of 1)"
+    both = "0.79 (1 faster, 1 slower of 2)"
+    assert f"| torch | the best of a cell | {alone} | {four_tasks} | – | {both} |" in text
 
 
 def test_a_torn_line_is_dropped_and_what_follows_it_is_whole(tmp_path: Path) -> None:
