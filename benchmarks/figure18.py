@@ -15,7 +15,7 @@ BLOCKS = (2, 3)
 
 def main() -> None:
     """Measure what is missing, draw, write."""
-    found = {blocks: measured(blocks) for blocks in BLOCKS}
+    found = measured(*BLOCKS)
     figure, places = plt.subplots(
         len(TARGETS), len(BLOCKS), figsize=(12, 4 * len(TARGETS)), squeeze=False, sharey="row"
     )

@@ -12,7 +12,7 @@ from paper_sweep import TARGETS, measured, summary, write
 
 def main() -> None:
     """Measure what is missing, draw, write."""
-    found = measured(2)
+    found = measured(2)[2]
     figure, places = plt.subplots(
         1, len(TARGETS), figsize=(5.5 * len(TARGETS), 5), squeeze=False, layout="constrained"
     )

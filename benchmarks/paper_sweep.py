@@ -29,13 +29,16 @@ COLOURS = ("tab:blue", "tab:cyan", "tab:green", "tab:olive", "tab:orange", "tab:
 """layer1, layer1+2, layer2, layer2+3, ...: forks within a stage and across two."""
 
 
-def measured(blocks: int) -> dict[str, list[Result]]:
-    """Forks of so many consecutive blocks by target, in order; measured now if they are not yet."""
+def measured(*lengths: int) -> dict[int, dict[str, list[Result]]]:
+    """Forks by number of consecutive blocks and by target, in order; measured now if they are not yet."""
     backbone = trace(load_model("resnet50"))
     targets = [load_target(name) for name in TARGETS]
     chosen = candidates(len(backbone.blocks), (1, 3))
-    found = [r for r in sweep(backbone, chosen, targets, RUN, told=_told) if len(r.layers) == blocks]
-    return {name: [result for result in found if result.target == name] for name in TARGETS}
+    found = sweep(backbone, chosen, targets, RUN, told=_told)
+    return {
+        length: {name: [r for r in found if (len(r.layers), r.target) == (length, name)] for name in TARGETS}
+        for length in lengths
+    }
 
 
 def _told(step: Step) -> None:

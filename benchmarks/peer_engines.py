@@ -13,7 +13,7 @@ import gc
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.errors import ParityError
 from subtune_deploy.export import GRAPH, LONE_GRAPH, export, save_onnx
+from subtune_deploy.measure import Several
 from subtune_deploy.parity import References, relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.references import compute_references, sample_pictures
@@ -147,24 +148,6 @@ def _opened(cell: Cell, name: str, role: str, target_name: str) -> Engine:
     if target.backend == "openvino":
         backend.compile(source, source, role, target)
     return backend.load(source, role, target)
-
-
-@dataclass(frozen=True)
-class Several:
-    """Networks with an engine each, run one after the other."""
-
-    engines: Mapping[str, Engine]
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(self.engines)
-
-    @property
-    def threads(self) -> int:
-        return self.engines[BASE].threads
-
-    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
-        return {name: engine.run(batch)[BASE] for name, engine in self.engines.items()}
 
 
 def _several(cell: Cell, target: str) -> Several:

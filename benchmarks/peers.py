@@ -36,6 +36,7 @@ from subtune_deploy.environment import describe, differences
 from subtune_deploy.errors import SubtuneError
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
+from subtune_deploy.results import drop_torn_line
 from subtune_deploy.spec import BASE, parse_layers
 from subtune_deploy.stats import Ratio, median, paired_ratio
 
@@ -73,13 +74,8 @@ def key_of(line: Line) -> Key:
 
 def finished(path: Path) -> list[Line]:
     """The lines of the results; one that was torn when its process died is cut off the file."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        path.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    drop_torn_line(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def different(line: Line, seconds: float) -> list[str]:

@@ -12,7 +12,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from subtune_deploy.backends.base import Engine
 from subtune_deploy.build import BuildOptions, build, compile_bundle
 from subtune_deploy.conditions import noise_warnings
 from subtune_deploy.environment import describe
-from subtune_deploy.measure import Protocol, Samples, fresh_batches, measure
+from subtune_deploy.measure import Protocol, Samples, Several, fresh_batches, measure
 from subtune_deploy.models import load_model
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.stats import median, paired_ratio
@@ -38,18 +37,6 @@ VARIANTS = {
     "8 tasks, not merged": (8, BuildOptions(merge="never")),
     "8 tasks, grouped": (8, BuildOptions(lowering="grouped")),
 }
-
-
-@dataclass(frozen=True)
-class Several:
-    """Engines run one after the other: what tasks cost that bring a network of their own."""
-
-    engines: tuple[Engine, ...]
-    outputs: tuple[str, ...] = ()
-    threads: int = 0
-
-    def run(self, batch: Any) -> dict[str, Any]:
-        return [engine.run(batch) for engine in self.engines][-1]
 
 
 def main() -> None:
@@ -84,8 +71,10 @@ def timed(bundles: Mapping[str, Any], target: str, seconds: float) -> Samples:
     engines: dict[str, Engine] = {"base": base}
     engines |= {name: load_engine(bundle, target) for name, bundle in bundles.items()}
     others = tuple(load_engine(first, target, "base") for _ in range(8))
-    engines["2 networks"] = Several((base, others[0]))
-    engines["9 networks"] = Several((base, *others))
+    engines["2 networks"] = Several({"base": base, "task1": others[0]})
+    engines["9 networks"] = Several(
+        {"base": base, **{f"task{i}": other for i, other in enumerate(others, start=1)}}
+    )
     batches = fresh_batches(first.manifest.input, 1)
     return measure(engines, batches, Protocol(seconds=seconds)).samples
 

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .backbone import Backbone, trace
-from .backends.base import Batch, Engine
+from .backends.base import Engine
 from .build import build, compile_bundle
 from .bundle import Bundle
 from .checkpoint import read_state, write_state
@@ -31,7 +30,7 @@ from .conditions import noise_warnings
 from .demo_tables import base_table, cost_table, task_table
 from .environment import describe
 from .errors import InputError, Unavailable
-from .measure import Protocol, Samples, measure
+from .measure import Protocol, Samples, Several, measure
 from .models import load_model
 from .pictures import load_picture
 from .runtime import load_engine
@@ -222,19 +221,6 @@ def _bundle(
     return bundle
 
 
-@dataclass(frozen=True)
-class _OneAfterTheOther:
-    """Two engines as one: what a task costs that brings a network of its own."""
-
-    networks: tuple[Engine, Engine]
-    outputs: tuple[str, ...]
-    threads: int
-
-    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
-        self.networks[0].run(batch)
-        return self.networks[1].run(batch)
-
-
 def _time(
     target: str, both: Bundle, alone: Mapping[str, Bundle], pictures: Sequence[Path], console: Console
 ) -> Samples:
@@ -243,7 +229,7 @@ def _time(
     engines |= {name: load_engine(bundle, target) for name, bundle in alone.items()}
     engines["both forks"] = load_engine(both, target)
     base, second = engines[BASE], load_engine(both, target, "base")
-    engines["a second network"] = _OneAfterTheOther((base, second), base.outputs, base.threads)
+    engines["a second network"] = Several({BASE: base, "second": second})
     batches = [load_picture(path, both.manifest.input)[None] for path in pictures]
     with _bar(console, f"timing on {target}") as tick:
         found = measure(engines, batches, PROTOCOL, progress=lambda part: tick("interleaved", part, 1.0))

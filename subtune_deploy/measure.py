@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, runtime_checkable
 from typing import Protocol as Interface
-from typing import runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from .backends.base import Batch, Engine
 from .environment import last_level_cache
 from .errors import InputError
-from .spec import InputSpec
+from .spec import BASE, InputSpec
 from .stats import Interval, Ratio, mean_interval, medians, order_statistic_interval, paired_ratio
 
 Samples = Mapping[str, Sequence[float]]
@@ -77,6 +78,24 @@ class DeviceTimed(Interface):
 
     @property
     def device_seconds(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Several:
+    """Networks with an engine each, the base's among them, run one after the other as one `Engine`."""
+
+    engines: Mapping[str, Engine]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.engines)
+
+    @property
+    def threads(self) -> int:
+        return self.engines[BASE].threads
+
+    def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+        return {name: engine.run(batch)[BASE] for name, engine in self.engines.items()}
 
 
 @dataclass(frozen=True)

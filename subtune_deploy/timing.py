@@ -68,7 +68,7 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
         "model": manifest.model,
         "weights": manifest.weights,
         "input_shape": manifest.input.shape,
-        "batch": manifest.batch or 1,
+        "batch": manifest.batch,
         "layers": tuple(sorted({layer for layers in forks.values() for layer in layers})),
         "forks": forks,
         "merge": manifest.plan.get("merge"),
@@ -81,11 +81,11 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
 
 def _timing(measured: Measurement, bundle: Bundle, target: str, role: str, warnings: list[str]) -> Timing:
     samples, interval = measured.samples[role], measured.interval(role)
+    memory = None
     try:
         memory = footprint(bundle.path, target, role).peak_rss_bytes
     except CheckFailed as error:  # latencies need not be measured again for that
-        memory, told = None, f"memory of {role} was not measured: {error.message}"
-        warnings.append(told)
+        warnings.append(f"memory of {role} was not measured: {error.message}")
     return Timing(
         seconds=interval.value,
         low=interval.low,
@@ -111,4 +111,5 @@ def _engine_errors(target: str) -> Iterator[None]:
 
 def _unsettled(protocol: Protocol) -> str:
     wide = f"an interval is wider than {protocol.precision:.1%} either way"
-    return f"{wide}: quieten the machine, or give --seconds more than {protocol.seconds:g}"
+    more = "" if protocol.rounds else f", or give --seconds more than {protocol.seconds:g}"
+    return f"{wide}: quieten the machine{more}"

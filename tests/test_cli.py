@@ -236,6 +236,9 @@ def test_merged_streams_share_what_follows_the_fork_and_grouped_blocks_are_one_o
 def test_a_dynamic_batch_takes_any_number_of_pictures(place: Path) -> None:
     assert export(place, "dynamic", "--layers", "3", "--batch", "dynamic").status == 0
     assert open_bundle(place / "dynamic").manifest.batch is None
+    assert cli("compile", place / "dynamic").status == 0
+    (record,) = cli("bench", place / "dynamic", "--seconds", 0.1, "--json").document["measurements"]
+    assert record["batch"] is None, "it is not the same as a graph of a fixed batch of 1"
     for size in (1, 3):
         answers = session(place / "dynamic").run(None, {"input": np.ones((size, 3, 32, 32), np.float32)})
         assert [answer.shape for answer in answers] == [(size, 5), (size, 5)]

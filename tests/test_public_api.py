@@ -23,7 +23,7 @@ PUBLIC = {
     ],
     "checkpoint": ["Checkpoint", "fingerprint", "load_into", "match_keys", "read_state", "write_state"],
     "export": ["Exported", "export", "save_onnx"],
-    "measure": ["DeviceTimed", "Measurement", "Protocol", "fresh_batches", "measure"],
+    "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "multitask": ["lower"],
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import Unavailable
-from .common import bundle_argument, compiled, json_option, messages, print_json, print_table, status
+from .common import (
+    bundle_argument,
+    compiled,
+    json_option,
+    messages,
+    print_json,
+    print_table,
+    status,
+    targets_option,
+)
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -17,15 +26,7 @@ if TYPE_CHECKING:
 
 @click.command("compile")
 @bundle_argument
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    default=("cpu",),
-    show_default=True,
-    metavar="NAME",
-    help="A recipe's name, or its file; repeatable.",
-)
+@targets_option
 def compile_(folder: Path, targets: tuple[str, ...]) -> None:
     """Engines for targets, kept if every task answers rightly."""
     from ..backends import get_backend

@@ -32,64 +32,63 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 messages = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def network_options(command: Command) -> Command:
-    """--model, --weights, --input-size, --blocks: which backbone."""
-    for option in reversed(
-        (
-            click.option(
-                "--model",
-                default="resnet50",
-                show_default=True,
-                help="A torchvision name, timm:NAME, package.module:factory or file.py:factory.",
-            ),
-            click.option(
-                "--weights",
-                default="random",
-                show_default=True,
-                help="random, default (a download), or FILE.",
-            ),
-            click.option(
-                "--input-size", metavar="CxHxW", help="Instead of the model's own, as in 3x128x128."
-            ),
-            click.option(
-                "--blocks",
-                "pattern",
-                metavar="REGEX",
-                help="Module paths to take as blocks, instead of ours.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several click options as one decorator, shown by --help in this order."""
+
+    def decorate(command: Command) -> Command:
+        """Give the command these options."""
+        for option in reversed(each):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def build_options(command: Command) -> Command:
-    """--batch, --merge, --lowering: how graphs are made."""
-    for option in reversed(
-        (
-            click.option(
-                "--batch", default="1", show_default=True, metavar="N|dynamic", help="Pictures per call."
-            ),
-            click.option(
-                "--merge",
-                type=click.Choice(["auto", "always", "never"]),
-                default="auto",
-                show_default=True,
-                help="Run shared blocks after a fork on all tasks' streams packed in one batch.",
-            ),
-            click.option(
-                "--lowering",
-                type=click.Choice(["auto", "branch", "grouped"]),
-                default="auto",
-                show_default=True,
-                help="A forked block as one operator per task, or as one grouped operator for all.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+network_options = options(
+    click.option(
+        "--model",
+        default="resnet50",
+        show_default=True,
+        help="A torchvision name, timm:NAME, package.module:factory or file.py:factory.",
+    ),
+    click.option(
+        "--weights", default="random", show_default=True, help="random, default (a download), or FILE."
+    ),
+    click.option("--input-size", metavar="CxHxW", help="Instead of the model's own, as in 3x128x128."),
+    click.option(
+        "--blocks", "pattern", metavar="REGEX", help="Module paths to take as blocks, instead of ours."
+    ),
+)
+"""Which backbone."""
 
+build_options = options(
+    click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Pictures per call."),
+    click.option(
+        "--merge",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="Run shared blocks after a fork on all tasks' streams packed in one batch.",
+    ),
+    click.option(
+        "--lowering",
+        type=click.Choice(["auto", "branch", "grouped"]),
+        default="auto",
+        show_default=True,
+        help="A forked block as one operator per task, or as one grouped operator for all.",
+    ),
+)
+"""How graphs are made."""
 
+targets_option = click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("cpu",),
+    show_default=True,
+    metavar="NAME",
+    help="A recipe's name, or its file; repeatable.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 bundle_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 

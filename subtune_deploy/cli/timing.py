@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,18 @@ import click
 
 from ..errors import InputError, LayersError, SubtuneError
 from .common import (
-    Command,
     bar,
     build_options,
     compiled,
     json_option,
     messages,
     network_options,
+    options,
     print_json,
     print_table,
     read_backbone,
     read_layers,
+    targets_option,
 )
 
 if TYPE_CHECKING:
@@ -34,39 +35,31 @@ if TYPE_CHECKING:
     from ..sweep import Step
 
 
-def _protocol_options(command: Command) -> Command:
-    """--protocol, --seconds, --precision, --hot: how to measure."""
-    for option in reversed(
-        (
-            click.option(
-                "--protocol",
-                "name",
-                type=click.Choice(["adaptive", "paper"]),
-                default="adaptive",
-                show_default=True,
-                help="Until the intervals are narrow; or ten times 300 rounds after 300 to warm up.",
-            ),
-            click.option(
-                "--seconds",
-                type=click.FloatRange(0.1),
-                show_default="20",
-                help="At most, for one engine and its base (adaptive).",
-            ),
-            click.option(
-                "--precision",
-                type=click.FloatRange(0.0001, 1),
-                show_default="0.01",
-                help="Half width of the intervals that is narrow enough (adaptive).",
-            ),
-            click.option(
-                "--hot",
-                is_flag=True,
-                help="The flattered number: one input, and each engine right after itself.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+_protocol_options = options(
+    click.option(
+        "--protocol",
+        "name",
+        type=click.Choice(["adaptive", "paper"]),
+        default="adaptive",
+        show_default=True,
+        help="Until the intervals are narrow; or ten times 300 rounds after 300 to warm up.",
+    ),
+    click.option(
+        "--seconds",
+        type=click.FloatRange(0.1),
+        show_default="20",
+        help="At most, for one engine and its base (adaptive).",
+    ),
+    click.option(
+        "--precision",
+        type=click.FloatRange(0.0001, 1),
+        show_default="0.01",
+        help="Half width of the intervals that is narrow enough (adaptive).",
+    ),
+    click.option(
+        "--hot", is_flag=True, help="The flattered number: one input, and each engine right after itself."
+    ),
+)
 
 
 def _protocol(name: str, seconds: float | None, precision: float | None) -> Protocol:
@@ -142,14 +135,14 @@ def _benched(folder: Path, target: str | None, protocol: Protocol, hot: bool) ->
 def _keep(folder: Path, result: Result) -> None:
     """Into the manifest as it is now, in place of what was measured in the same way on this target before."""
     from ..bundle import open_bundle, save_manifest
-    from ..results import from_document, to_document
+    from ..results import to_document
 
-    def way(each: Result) -> tuple[str, str, str]:
-        return each.target, each.protocol.name, each.inputs
+    def way(document: Mapping[str, Any]) -> tuple[Any, ...]:
+        return document.get("target"), document.get("protocol", {}).get("name"), document.get("inputs")
 
-    manifest = open_bundle(folder).manifest
-    others = [m for m in manifest.measurements if way(from_document(dict(m))) != way(result)]
-    save_manifest(folder, dataclasses.replace(manifest, measurements=(*others, to_document(result))))
+    manifest, document = open_bundle(folder).manifest, to_document(result)
+    others = [each for each in manifest.measurements if way(each) != way(document)]
+    save_manifest(folder, dataclasses.replace(manifest, measurements=(*others, document)))
 
 
 def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
@@ -174,8 +167,7 @@ def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
 
 @click.command()
 @network_options
-@click.option("--target", "targets", multiple=True, default=("cpu",), show_default=True, metavar="NAME",
-              help="A recipe's name, or its file; repeatable.")  # fmt: skip
+@targets_option
 @click.option(
     "--span", metavar="N|A-B", help="All runs of so many consecutive blocks; default without --layers: 1-3."
 )
@@ -221,7 +213,7 @@ def sweep(
     from ..sweep import sweep as measure_all
     from ..targets import load_target
 
-    options = SweepOptions(
+    how = SweepOptions(
         BuildOptions(parse_batch(batch), merge, lowering), _protocol(name, seconds, precision), hot, keep
     )
     recipes, counts = [load_target(each) for each in targets], _counts(tasks)
@@ -237,7 +229,7 @@ def sweep(
     messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
     start, fresh = time.monotonic(), list[float]()
     with bar("sweep") as tick, redirect_stdout(sys.stderr):
-        results = measure_all(backbone, chosen, recipes, run, options, told=_teller(tick, fresh))
+        results = measure_all(backbone, chosen, recipes, run, how, told=_teller(tick, fresh))
     _summarise(results, fresh, time.monotonic() - start)
     if as_json:
         print_json({"run": str(run), "results": [to_document(result) for result in results]})
@@ -260,9 +252,10 @@ def _teller(tick: Callable[[str, float, float], None], fresh: list[float]) -> Ca
     def told(step: Step) -> None:
         where, left = f"{step.candidate} on {step.target}", _left(step.seconds_left)
         tick(f"{where}, {left}", step.done, step.total)
-        if step.outcome is not None:
-            messages.print(f"[{step.done}/{step.total}] {where}: {_outcome(step.outcome)}, {left}")
-        if not isinstance(step.outcome, (SubtuneError, type(None))):
+        if step.outcome is None:
+            return
+        messages.print(f"[{step.done}/{step.total}] {where}: {_outcome(step.outcome)}, {left}")
+        if not isinstance(step.outcome, SubtuneError):
             fresh.append(step.outcome.conditions["seconds"])
 
     return told
