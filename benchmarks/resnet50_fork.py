@@ -17,7 +17,8 @@ from typing import Any
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Engine
-from subtune_deploy.build import BuildOptions, build, compile_bundle
+from subtune_deploy.build import BuildOptions, build
+from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings
 from subtune_deploy.environment import describe
 from subtune_deploy.measure import Protocol, Samples, Several, fresh_batches, measure

@@ -138,7 +138,8 @@ def measure_all(missing: Sequence[Comparison]) -> None:
 def built(folder: Path) -> Bundle:
     """ResNet-50 with one candidate task, compiled for all targets."""
     from subtune_deploy.backbone import trace
-    from subtune_deploy.build import build, compile_bundle
+    from subtune_deploy.build import build
+    from subtune_deploy.compiling import compile_bundle
     from subtune_deploy.models import load_model
     from subtune_deploy.targets import load_target
     from subtune_deploy.tasks import candidate_task

@@ -5,22 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from .backbone import Backbone
-from .backends import get_backend
-from .backends.base import ROLES, Target
-from .bundle import Bundle, Manifest, TaskEntry, add_engine, seal
+from .bundle import Bundle, seal
+from .checkpoint import fingerprint
+from .compiling import check_graph
 from .errors import InputError, TaskError
-from .export import GRAPH, export
+from .export import export
 from .grouped import groupable
-from .parity import References, check
+from .manifest import Manifest, TaskEntry
+from .parity import References
 from .plan import Plan, make_plan
 from .references import compute_references
+from .sources import write_sources
 from .staging import staged
-from .targets import load_target
 from .tasks import Task, base_task, check_names, owners, tuned_blocks
 
 Say = Callable[[str], None]
@@ -54,64 +54,52 @@ def build(
     options: BuildOptions | None = None,
     *,
     pictures: Sequence[Path] = (),
-    program: bool = True,
+    sources: bool = True,
+    like: References | None = None,
+    apart: Sequence[str] = (),
     say: Say = lambda line: None,
 ) -> Bundle:
     """One verified multi-task graph in the bundle `out`, which replaces an older bundle there.
 
     `pictures`: real inputs for the parity check, by default two photographs that come with the package.
-    `program`: also write the weights in torch's own form, which the torch backend reads, and no other.
+    `like`: take the inputs of an older bundle's references instead. `sources`: also write the weights, for task
+    packs and grafts, and the program that the torch backend reads. `apart`: tasks whose streams are packed
+    with no others.
     Raises TaskError, ModelError, PictureError, BundleError, and ParityError; then nothing is left behind.
     """
     out, options = Path(out), options or BuildOptions()
     check_names(task.name for task in tasks)
     if not tasks:
         raise TaskError("no task was given", "give --layers 13-14 for a candidate, or --task NAME=CHECKPOINT")
-    plan = plan_for(backbone, tasks, options)
+    plan = plan_for(backbone, tasks, options, apart)
     for task, stream in plan.outputs:
         if task != stream:
             raise TaskError(f"task {task} equals {stream} in every weight", f"give {stream} alone")
     with staged(out) as folder:
         say("the stand-alone models answer")
-        compute_references(backbone, tasks, pictures).save(folder)
+        compute_references(backbone, tasks, pictures, like=like).save(folder)
         say("exporting")
-        export(backbone, tasks, plan, batch=options.batch).save(folder, program=program)
+        export(backbone, tasks, plan, batch=options.batch).save(folder, program=sources)
+        if sources:
+            write_sources(folder, backbone, tasks)
         say("checking the graph against the stand-alone models")
         figures = check_graph(folder, options.batch)
         manifest = seal(folder, _manifest(backbone, tasks, plan, options, figures))
     return Bundle(out, manifest)
 
 
-def plan_for(backbone: Backbone, tasks: Sequence[Task], options: BuildOptions) -> Plan:
-    """The plan that `options` ask for."""
+def plan_for(
+    backbone: Backbone, tasks: Sequence[Task], options: BuildOptions, apart: Sequence[str] = ()
+) -> Plan:
+    """The plan that `options` ask for; streams of the tasks `apart` are packed with no others."""
     return make_plan(
         backbone.topology,
         owners(tasks),
         siamese=[task.name for task in tasks if task.siamese],
         merge="never" if options.merge == "never" else "always",
         grouped=groupable(backbone, tasks) if options.lowering == "grouped" else (),
+        apart=apart,
     )
-
-
-def compile_bundle(bundle: Bundle, target: Target) -> Bundle:
-    """Build the engine of `target` in the bundle, checked for parity before it gets its name."""
-    return add_engine(bundle, target, partial(check_engine, bundle, target))
-
-
-def check_engine(bundle: Bundle, target: Target, folder: Path) -> list[dict[str, Any]]:
-    """Parity figures of the engine files in `folder`. Raises ParityError."""
-    backend = get_backend(target.backend)
-    graph, lone = (backend.load(folder, role, target) for role in ROLES)
-    references = References.load(bundle.path)
-    return check(graph, lone, references, batch=bundle.manifest.batch, precision=target.precision)
-
-
-def check_graph(folder: Path, batch: int | None) -> list[dict[str, Any]]:
-    """Parity figures of the ONNX files themselves, as ONNX Runtime runs them. Raises ParityError."""
-    target = load_target("cpu")
-    graph, lone = (get_backend(target.backend).load(folder, role, target) for role in ROLES)
-    figures = check(graph, lone, References.load(folder), batch=batch, precision=target.precision)
-    return [{**figure, "engine": GRAPH} for figure in figures]
 
 
 def _manifest(
@@ -130,6 +118,9 @@ def _manifest(
         tasks=tuple(_entry(backbone, task) for task in (base_task(backbone), *tasks)),
         plan=plan.to_json(),
         versions={name: version for name in LIBRARIES if (version := _version(name))},
+        base=fingerprint(backbone.model.state_dict()),
+        merge=options.merge,
+        lowering=options.lowering,
         parity=tuple(figures),
     )
 

@@ -23,9 +23,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .backbone import Backbone, trace
 from .backends.base import Engine
-from .build import build, compile_bundle
+from .build import build
 from .bundle import Bundle
 from .checkpoint import read_state, write_state
+from .compiling import compile_bundle
 from .conditions import noise_warnings
 from .demo_tables import base_table, cost_table, task_table
 from .environment import describe

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from . import runtime
 from .bundle import Bundle
 from .measure import Samples
-from .runtime import answers, load_engine
 from .spec import BASE, format_layers
 from .stats import paired_ratio
 
@@ -60,5 +60,5 @@ def task_table(bundle: Bundle, target: str, pictures: Mapping[Path, str], names:
 
 def first_guesses(bundle: Bundle, target: str, pictures: Sequence[Path], task: str) -> list[str]:
     """The likeliest label of each picture."""
-    found = answers(load_engine(bundle, target), bundle.manifest, pictures)
+    found = runtime.Bundle.open(bundle.path, target).top(pictures)
     return [str(guesses[task][0][0]) for guesses in found]

@@ -22,6 +22,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Letters of a message."""
+
 
 class SubtuneError(Exception):
     """Base of the tree. `message` and `hint` are one line each."""
@@ -30,8 +33,13 @@ class SubtuneError(Exception):
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split())
+        self.message, self.hint = _line(message), _line(hint)
+
+
+def _line(text: str) -> str:
+    """One line, whatever a hostile file put into it: no control characters, and no more than can be read."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
 
 
 class CheckFailed(SubtuneError):  # noqa: N818 - the check is what failed
@@ -84,8 +92,8 @@ class Unavailable(SubtuneError):  # noqa: N818 - a state of the machine
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A hint that names the closest known spellings, or all of them when few are known."""
-    names = list(known)
-    close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    names = [name for name in known if len(name) <= 100][:1000]  # difflib takes minutes for more
+    close = difflib.get_close_matches(given[:100], names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"

@@ -24,12 +24,12 @@ from .errors import ModelError
 from .folding import fold_batch_norms
 from .multitask import lower
 from .plan import Plan, make_plan
-from .spec import BASE, INPUT, LONE
+from .spec import BASE, GRAPH, INPUT, LONE
 from .tasks import Task, tuned_blocks
 from .tracing import example
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; a larger graph keeps its weights beside it
-GRAPH, LONE_GRAPH, PROGRAM = "graph.onnx", "base.onnx", "program.pt2"
+LONE_GRAPH, PROGRAM = "base.onnx", "program.pt2"
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,11 @@ def _pairs(graph: ir.Graph) -> Iterator[_Pair]:
 def _fold(graph: ir.Graph, pairs: list[_Pair]) -> None:
     weight, bias, *norm = (_array(value) for value in pairs[0].constants)
     assert weight is not None
-    scale, shift, mean, variance = (value.astype(np.float64) for value in norm if value is not None)
+    scale, shift, mean, variance = (value for value in norm if value is not None)
+    # As the exporter computes it for a convolution that is used once, operation for operation: the same bits,
+    # whatever the plan, so that a task which is added later changes nothing for the others.
     factor = scale / np.sqrt(variance + pairs[0].epsilon)
-    offset = shift - mean * factor + (0 if bias is None else bias * factor)
+    offset = ((np.zeros_like(mean) if bias is None else bias) - mean) * factor + shift
     shaped = factor.reshape(-1, *[1] * (weight.ndim - 1))
     old = pairs[0].convolution.inputs[1]
     assert old is not None

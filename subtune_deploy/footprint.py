@@ -20,9 +20,10 @@ import numpy as np
 
 from . import errors
 from .backends.base import COMPILE_AGAIN, ROLES
-from .bundle import RECIPE, Bundle, open_bundle
+from .bundle import Bundle, open_bundle
 from .environment import kilobytes
 from .errors import CheckFailed, InputError, SubtuneError, did_you_mean
+from .manifest import RECIPE
 from .runtime import load_engine
 
 RUNS = 3

@@ -19,7 +19,7 @@ from typing import Protocol as Interface
 import numpy as np
 import numpy.typing as npt
 
-from .backends.base import Batch, Engine
+from .backends.base import Batch, Engine, Shape
 from .environment import last_level_cache
 from .errors import InputError
 from .spec import BASE, InputSpec
@@ -89,6 +89,10 @@ class Several:
     @property
     def outputs(self) -> tuple[str, ...]:
         return tuple(self.engines)
+
+    @property
+    def shape(self) -> Shape:
+        return self.engines[BASE].shape
 
     @property
     def threads(self) -> int:

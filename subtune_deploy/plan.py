@@ -46,7 +46,8 @@ class Plan:
     """Steps in execution order.
 
     `grouped`: units whose versions run as one operator. `rejoins`: nodes at which streams that ran apart
-    are packed. `outputs`: (task, its stream at the output node), `base` first.
+    are packed. `outputs`: (task, its stream at the output node), `base` first. `apart`: tasks whose own streams
+    are packed with no others.
     """
 
     tasks: tuple[str, ...]
@@ -55,6 +56,7 @@ class Plan:
     rejoins: tuple[str, ...]
     steps: tuple[Step, ...]
     outputs: tuple[tuple[str, str], ...]
+    apart: Streams = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document; `Plan.from_json` reads it back."""
@@ -79,13 +81,20 @@ def make_plan(
     siamese: Iterable[str] = (),
     merge: Merge = "always",
     grouped: Iterable[str] = (),
+    apart: Iterable[str] = (),
 ) -> Plan:
-    """The plan for `base` and the tasks in `owners` (in that order, which the outputs keep)."""
-    planner = _Planner(topology, {BASE: {}, **owners}, frozenset(siamese), merge, frozenset(grouped))
+    """The plan for `base` and the tasks in `owners` (in that order, which the outputs keep).
+
+    A task that is `apart` leaves the steps of all others as they are without it.
+    """
+    lone = tuple(apart)
+    planner = _Planner(
+        topology, {BASE: {}, **owners}, frozenset(siamese), merge, frozenset(grouped), frozenset(lone)
+    )
     steps = tuple(step for node in topology.nodes[:-1] for step in planner.steps(node))
     (source,) = topology.nodes[-1].inputs
     outputs = tuple(planner.stream[source].items())
-    return Plan(tuple(planner.owners), merge, tuple(grouped), tuple(planner.rejoins), steps, outputs)
+    return Plan(tuple(planner.owners), merge, tuple(grouped), tuple(planner.rejoins), steps, outputs, lone)
 
 
 @dataclass
@@ -97,6 +106,7 @@ class _Planner:
     siamese: frozenset[str]
     merge: Merge
     grouped: frozenset[str]
+    apart: frozenset[str]
     stream: dict[str, dict[str, str]] = field(default_factory=dict)  # node -> task -> stream
     packed: dict[tuple[str, str], Streams] = field(default_factory=dict)  # node, stream -> how it came out
     rejoins: dict[str, None] = field(default_factory=dict)
@@ -136,7 +146,7 @@ class _Planner:
             fixed = tuple(
                 self.stream[i][stream] for i in node.inputs if not depends_on_batch(self.carries[i])
             )
-            alone = stream if self._is_siamese(node, stream) else None
+            alone = stream if self._is_siamese(node, stream) or stream in self.apart else None
             groups.setdefault((self._version(node, stream), fixed, alone), []).append(stream)
         yield from groups.values()
 

@@ -29,17 +29,26 @@ def compute_references(
     tasks: Sequence[Task],
     pictures: Sequence[Path] = (),
     random_inputs: int = RANDOM_INPUTS,
+    *,
+    like: References | None = None,
 ) -> References:
-    """Answers of the untouched base and of every task alone. `pictures` default to `sample_pictures()`.
+    """Answers of the untouched base and of every task alone. `pictures` default to `sample_pictures()`;
+    `like` gives its inputs instead.
 
     Raises PictureError, and ModelError for a network whose answers cannot be compared (not finite, all equal).
     """
+    inputs, kinds = (like.inputs, like.kinds) if like else _inputs(backbone, pictures, random_inputs)
+    answers = {task.name: _answers(backbone, task, inputs) for task in (base_task(backbone), *tasks)}
+    return References(inputs, kinds, answers)
+
+
+def _inputs(
+    backbone: Backbone, pictures: Sequence[Path], random_inputs: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
     real = [load_picture(path, backbone.input) for path in (pictures or sample_pictures())]
     random = example(backbone.input.shape, random_inputs).numpy()
     inputs = np.concatenate([random, np.stack(real)]).astype(np.float32)
-    kinds = ("random",) * len(random) + ("picture",) * len(real)
-    answers = {task.name: _answers(backbone, task, inputs) for task in (base_task(backbone), *tasks)}
-    return References(inputs, kinds, answers)
+    return inputs, ("random",) * len(random) + ("picture",) * len(real)
 
 
 def _answers(backbone: Backbone, task: Task, inputs: np.ndarray) -> np.ndarray:

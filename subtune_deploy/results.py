@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from .backends.base import ROLES
-from .bundle import MANIFEST, open_bundle
+from .bundle import open_bundle
 from .environment import differences
 from .errors import InputError
+from .manifest import MANIFEST
 from .measure import Protocol
 from .records import json_schema, to_plain, to_record
 from .spec import format_layers

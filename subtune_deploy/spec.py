@@ -11,6 +11,9 @@ from .errors import LayersError, TaskError
 BASE = "base"
 """Name of the deployed task: its version of every weight, its stream and its output."""
 
+GRAPH = "graph.onnx"
+"""In a bundle: the graph that answers every task."""
+
 INPUT = "input"
 """Name of the one input of every graph."""
 

@@ -14,12 +14,14 @@ from typing import Any
 from .backbone import Backbone
 from .backends import get_backend
 from .backends.base import Target
-from .build import BuildOptions, build, compile_bundle
-from .bundle import MANIFEST, Bundle, open_bundle
+from .build import BuildOptions, build
+from .bundle import Bundle, open_bundle
 from .checkpoint import fingerprint
+from .compiling import compile_bundle
 from .environment import describe
 from .errors import BundleError, CheckFailed, InputError, SubtuneError, Unavailable
 from .export import PROGRAM
+from .manifest import MANIFEST
 from .measure import Progress, Protocol
 from .records import to_plain
 from .results import LINES, Result, append_result, read_results
@@ -111,8 +113,8 @@ def sweep(
         finished = {_key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
         left = [(each, target) for each, target in jobs if (each, target.name) not in finished]
         failed = []
-        program = any(target.backend == "torch" for target in targets)
-        for step in _Work(backbone, run, options, program, progress).steps(left, len(jobs)):
+        sources = any(target.backend == "torch" for target in targets)
+        for step in _Work(backbone, run, options, sources, progress).steps(left, len(jobs)):
             told(step)
             if isinstance(step.outcome, Result):
                 finished[step.candidate, step.target] = step.outcome
@@ -131,7 +133,7 @@ class _Work:
     backbone: Backbone
     run: Path
     options: SweepOptions
-    program: bool
+    sources: bool
     progress: Progress | None
 
     def steps(self, left: Sequence[Job], total: int) -> Iterable[Step]:
@@ -165,12 +167,12 @@ class _Work:
     def _bundle(self, candidate: Candidate) -> Bundle:
         """As it was built before, whole or not at all; or built now."""
         folder = self._folder(candidate)
-        if (folder / MANIFEST).is_file() and (not self.program or (folder / PROGRAM).is_file()):
+        if (folder / MANIFEST).is_file() and (not self.sources or (folder / PROGRAM).is_file()):
             with contextlib.suppress(BundleError):  # spoilt: it is built again
                 return open_bundle(folder)
         numbers = range(1, candidate.tasks + 1)
         tasks = [candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n) for n in numbers]
-        return build(self.backbone, tasks, folder, self.options.build, program=self.program)
+        return build(self.backbone, tasks, folder, self.options.build, sources=self.sources)
 
     def _tidy(self, left: Sequence[Job]) -> None:
         """The cache holds only what is still needed; a killed process may have left more."""

@@ -16,7 +16,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["UNITS", "Rate", "Target", "in_base_units", "list_targets", "load_target", "recipes_folder"]
+__all__ = ["UNITS", "Rate", "Target", "check_target", "in_base_units", "list_targets", "load_target", "recipes_folder"]
 
 UNITS = {
     "compute": {"GMAC/s": 1e9, "TMAC/s": 1e12},
@@ -24,6 +24,9 @@ UNITS = {
     "launch": {"us": 1e-6, "ms": 1e-3},
 }
 """The numbers a datasheet table may hold, and their units in MAC/s, byte/s and seconds."""
+
+
+MOST_THREADS = 1024
 
 
 def recipes_folder() -> Path:
@@ -69,13 +72,14 @@ def _read(path: Path) -> Target:
         ) from error
     try:
         target = to_record(Target, table)
-        _check(target)
+        check_target(target)
     except InputError as error:
         raise TargetError(f"recipe {path}: {error.message}", error.hint) from error
     return target
 
 
-def _check(target: Target) -> None:
+def check_target(target: Target) -> None:
+    """Raise InputError for a name, backend, precision, thread count or datasheet that cannot be."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", target.name):
         raise InputError(f"name is {target.name!r}", "it names a folder: use letters, digits, - and _")
     if target.backend not in KNOWN:
@@ -85,7 +89,7 @@ def _check(target: Target) -> None:
         raise InputError(
             f"precision is {target.precision!r}", f"{target.backend} has {', '.join(precisions)}"
         )
-    if target.threads < 0:
+    if not 0 <= target.threads <= MOST_THREADS:
         raise InputError(f"threads is {target.threads}", "give a count, or 0 to leave it to the backend")
     for name, rate in target.datasheet.items():
         _check_rate(name, rate)

@@ -8,11 +8,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .backends.base import ROLES
-from .bundle import Bundle, Manifest
+from .bundle import Bundle
 from .conditions import noise_warnings, watch
 from .environment import describe
 from .errors import CheckFailed, SubtuneError
 from .footprint import engine_bytes, footprint
+from .manifest import Manifest
 from .measure import ADAPTIVE, Measurement, Progress, Protocol, fresh_batches, measure
 from .results import Result, Timing
 from .runtime import load_engine

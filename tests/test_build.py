@@ -10,7 +10,8 @@ import torch
 from tiny_networks import SIZE, Net, backbone, lively
 
 from subtune_deploy.backbone import trace
-from subtune_deploy.build import BuildOptions, build, check_graph, compile_bundle
+from subtune_deploy.build import BuildOptions, build
+from subtune_deploy.compiling import check_graph, compile_bundle
 from subtune_deploy.bundle import open_bundle
 from subtune_deploy.errors import InputError, ModelError, ParityError, TaskError
 from subtune_deploy.models import Model

@@ -20,6 +20,7 @@ from tiny_bundle import TARGETS, make_bundle, manifest, write_graphs, write_prog
 from subtune_deploy.backends.base import Target
 from subtune_deploy.bundle import (
     Bundle,
+    Checked,
     add_engine,
     engine_target,
     open_bundle,
@@ -60,7 +61,8 @@ def test_a_manifest_survives_the_round_trip(bundle: Bundle) -> None:
     assert replace(bundle.manifest, files={}) == manifest()
     assert set(bundle.manifest.files) == {"graph.onnx", "base.onnx"}
     document = json.loads((bundle.path / "manifest.json").read_text())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
+    assert list(document)[-1] == "sha256"
     assert document["tasks"][1]["labels"] == ["heron", "jay", "wren"]
 
 
@@ -105,7 +107,7 @@ def set_at(*keys: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (set_at("schema", 2), "schema version is 2, this version reads 1"),
+        (set_at("schema", 1), "schema version is 1, this version reads 2"),
         (set_at("schema", None), "schema version is None"),
         (lambda d: d.pop("schema"), "it has no schema version"),
         (lambda d: d.pop("plan"), "missing: plan"),
@@ -139,8 +141,23 @@ def set_at(*keys: Any) -> Callable[[dict[str, Any]], object]:
             set_at(
                 "engines", "cpu", {"backend": "b", "precision": "p", "versions": {}, "files": ["graph.onnx"]}
             ),
-            "engine 'cpu' claims the file 'graph.onnx'",
+            "engine 'cpu' has no folder of its name with a target.json",
         ),
+        (
+            set_at(
+                "engines",
+                "cpu",
+                {"backend": "b", "precision": "p", "versions": {}, "files": ["cpu/target.json", "graph.onnx"]},
+            ),
+            "engine 'cpu' claims the file 'cpu/target.json'",
+        ),
+        (
+            set_at("engines", "../cpu", {"backend": "b", "precision": "p", "versions": {}, "files": []}),
+            "engine '../cpu' has no folder of its name",
+        ),
+        (set_at("files", "a\ud800", "0" * 64), "is no path inside"),
+        (set_at("files", "model.sig", "0" * 64), "is no path inside"),
+        (set_at("tasks", 1, "labels", ["heron", "jay", "robin"]), "was edited or damaged after it was written"),
     ],
 )
 def test_a_malformed_manifest_is_refused(
@@ -204,20 +221,22 @@ def test_several_engines_live_in_one_bundle(tmp_path: Path) -> None:
 def test_the_parity_check_sees_the_engine_before_it_is_there_and_its_figures_are_kept(bundle: Bundle) -> None:
     seen = []
 
-    def check(folder: Path) -> list[dict[str, Any]]:
+    def check(folder: Path) -> Checked:
         seen.append((sorted(tree(folder)), (bundle.path / "cpu").exists()))
-        return [{"task": "birds", "relative_error": 1e-7}]
+        return Checked([{"task": "birds", "relative_error": 1e-7}], {"bytes": 3}, ran=False)
 
     updated = add_engine(bundle, CPU, check)
     assert seen == [(["base.onnx", "graph.onnx", "target.json"], False)]
     assert updated.manifest.parity == ({"task": "birds", "relative_error": 1e-7, "engine": "cpu"},)
+    entry = updated.manifest.engines["cpu"]
+    assert (entry.facts, entry.ran) == ({"bytes": 3}, False)
 
 
 def test_compiling_again_replaces_the_engine_and_what_was_found_out_about_it(bundle: Bundle) -> None:
-    first = add_engine(bundle, CPU, lambda _: [{"task": "birds"}])
+    first = add_engine(bundle, CPU, lambda _: Checked([{"task": "birds"}]))
     others = {"target": "other", "added": 0.2}
     save_manifest(first.path, replace(first.manifest, measurements=({"target": "cpu", "added": 0.1}, others)))
-    second = add_engine(open_bundle(first.path), replace(CPU, threads=2), lambda _: [{"task": "base"}])
+    second = add_engine(open_bundle(first.path), replace(CPU, threads=2), lambda _: Checked([{"task": "base"}]))
     assert second.manifest.parity == ({"task": "base", "engine": "cpu"},)
     assert second.manifest.measurements == (others,)
     assert engine_target(second, "cpu").threads == 2
@@ -228,7 +247,7 @@ def test_a_refused_engine_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
     add_engine(bundle, CPU)
     before = tree(bundle.path)
 
-    def refuse(folder: Path) -> list[dict[str, Any]]:
+    def refuse(folder: Path) -> Checked:
         raise ParityError("task birds differs", "look into it")
 
     with pytest.raises(ParityError):
@@ -238,7 +257,7 @@ def test_a_refused_engine_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
         add_engine(open_bundle(bundle.path), replace(CPU, options={"no.such": 1}))
     assert tree(bundle.path) == before
     with pytest.raises(Unavailable):
-        add_engine(open_bundle(bundle.path), Target("rtx", "tensorrt_rtx", "fp32", ""))
+        add_engine(open_bundle(bundle.path), Target("standard", "tensorrt", "fp32", ""))
     assert tree(bundle.path) == before
 
 
@@ -260,9 +279,11 @@ def test_a_folder_of_other_things_is_not_replaced_by_an_engine(bundle: Bundle) -
 
 
 def test_a_recipe_in_the_bundle_that_is_malformed_is_refused(bundle: Bundle) -> None:
-    add_engine(bundle, CPU)
+    bundle = add_engine(bundle, CPU)
     path = bundle.path / "cpu" / "target.json"
-    for content, complaint in (('{"name": 3}', "name is 3|is missing"), ("no json", "cannot be read")):
+    other = '{"name": "cpu", "backend": "openvino", "precision": "fp32", "description": ""}'
+    unknown = other.replace("openvino", "abacus")
+    for content, complaint in (('{"name": 3}', "name is 3|is missing"), ("no json", "cannot be read"), (other, "not the recipe of"), (unknown, "abacus")):
         path.write_text(content)
         with pytest.raises(BundleError, match=complaint):
             engine_target(bundle, "cpu")
@@ -406,3 +427,32 @@ def test_what_appears_in_the_way_meanwhile_is_not_overwritten(tmp_path: Path) ->
     with pytest.raises(BundleError, match="holds other things"), staged(tmp_path / "bundle"):
         appear()
     assert tree(tmp_path) == {"bundle/thesis.txt": b"mine"}
+
+
+# what a hostile folder may hold
+
+
+def test_a_pipe_in_a_bundle_is_refused_instead_of_waited_for(bundle: Bundle) -> None:
+    os.mkfifo(bundle.path / "pipe")
+    with pytest.raises(BundleError, match="pipe is not a plain file"):
+        open_bundle(bundle.path)
+
+
+def test_a_huge_manifest_is_refused_before_it_is_read(bundle: Bundle) -> None:
+    with (bundle.path / "manifest.json").open("r+b") as file:
+        file.truncate(65 << 20)  # sparse: it takes no room
+    with pytest.raises(BundleError, match="more than 64 MiB"):
+        open_bundle(bundle.path)
+
+
+def test_an_error_names_ten_files_and_counts_the_others(bundle: Bundle) -> None:
+    for number in range(30):
+        (bundle.path / f"extra{number:02}").write_text("")
+    with pytest.raises(BundleError, match="extra09 and 20 more"):
+        open_bundle(bundle.path).verify_hashes()
+
+
+def test_a_message_is_one_plain_line_of_bounded_length() -> None:
+    error = BundleError("a\x1b[31mred\nname " + "x" * 5000, "hint")
+    assert error.message.startswith("a?[31mred name x")
+    assert len(error.message) < 2100

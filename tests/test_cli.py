@@ -81,14 +81,15 @@ def test_doctor_lists_every_backend_and_what_each_missing_one_needs() -> None:
     found = cli("doctor", "--json").document
     assert list(found["backends"]) == ["onnxruntime", "openvino", "torch", "tensorrt", "tensorrt_rtx"]
     assert found["backends"]["onnxruntime"] == {
-        "ok": True, "version": onnxruntime.__version__, "detail": "", "remedy": ""
+        "ok": True, "version": onnxruntime.__version__, "detail": "", "remedy": "", "runs": True
     }  # fmt: skip
     assert all(state["ok"] or state["remedy"] for state in found["backends"].values())
     assert found["host"]["cores"] == os.cpu_count()
     table = cli("doctor")
     assert table.status == 0
     assert table.row("onnxruntime")[1:3] == ["yes", onnxruntime.__version__]
-    assert table.row("tensorrt")[1] == "no"
+    without_gpu = "yes" if found["backends"]["tensorrt_rtx"]["runs"] else "compiles"
+    assert table.row("tensorrt_rtx")[1] == without_gpu
 
 
 def test_targets_are_the_recipes() -> None:

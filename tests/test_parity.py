@@ -74,6 +74,17 @@ def test_swapped_outputs_are_caught() -> None:
         checked(Linear({"base": WEIGHTS["birds"], "birds": WEIGHTS["base"]}))
 
 
+def test_a_swap_that_a_wide_tolerance_would_hide_is_caught() -> None:
+    noise = RANDOM.normal(size=(3, 2)).astype(np.float32) * 0.02
+    weights = {**WEIGHTS, "bees": WEIGHTS["birds"] + noise}
+    swapped = {**weights, "bees": weights["birds"], "birds": weights["bees"]}
+    right = References(INPUTS, KINDS, Linear(weights).run(INPUTS))
+    lone = Linear({"base": WEIGHTS["base"]})
+    assert check(Linear(weights), lone, right, batch=None, precision="int8")
+    with pytest.raises(ParityError, match="task birds answers more like bees"):
+        check(Linear(swapped), lone, right, batch=None, precision="int8")
+
+
 def test_nan_is_never_within_tolerance() -> None:
     weights = {**WEIGHTS, "birds": WEIGHTS["birds"] * np.nan}
     with pytest.raises(ParityError, match="birds"):

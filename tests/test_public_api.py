@@ -15,12 +15,10 @@ PUBLIC = {
     "build": [
         "BuildOptions",
         "build",
-        "check_engine",
-        "check_graph",
-        "compile_bundle",
         "parse_batch",
         "plan_for",
     ],
+    "compiling": ["check_engine", "check_graph", "compile_bundle"],
     "checkpoint": ["Checkpoint", "fingerprint", "load_into", "match_keys", "read_state", "write_state"],
     "export": ["Exported", "export", "save_onnx"],
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
@@ -30,7 +28,7 @@ PUBLIC = {
     "plan": ["Plan", "Step", "make_plan"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
     "results": ["Result", "Timing", "check_comparable", "read_results", "schema"],
-    "runtime": ["answers", "load_engine", "softmax"],
+    "runtime": ["Bundle", "engine_files", "load_engine", "softmax"],
     "stats": [
         "Interval",
         "Ratio",

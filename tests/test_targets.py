@@ -95,7 +95,7 @@ def test_an_unknown_name_is_answered_with_a_close_one() -> None:
         ('name = "mine"', "", "key 'name' is missing", "backend"),
         ('name = "mine"', 'name = "../mine"', "name is '../mine'", "letters"),
         ('"onnxruntime"', '"onnxruntim"', "backend is 'onnxruntim'", "onnxruntime"),
-        ('"fp32"', '"fp16"', "precision is 'fp16'", "onnxruntime has fp32"),
+        ('"fp32"', '"bf16"', "precision is 'bf16'", "onnxruntime has fp32"),
         ('"fp32"', '"float32"', "precision is 'float32'", "onnxruntime has fp32"),
         ('"TMAC/s"', '"TFLOPS"', "datasheet.compute.unit is 'TFLOPS'", "two FLOP"),
         ('"us"', '"seconds"', "datasheet.launch.unit is 'seconds'", "us or ms"),

@@ -14,7 +14,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from subtune_deploy.backends.base import Target
-from subtune_deploy.bundle import Bundle, Manifest, TaskEntry, open_bundle, seal
+from subtune_deploy.bundle import Bundle, open_bundle, seal
+from subtune_deploy.manifest import Manifest, TaskEntry
 from subtune_deploy.spec import Block, InputSpec
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -12,20 +12,21 @@ from .base import Availability, Backend
 
 @dataclass(frozen=True)
 class Known:
-    """A row of the table. `install` is empty where there is no implementation yet."""
+    """A row of the table. `where`: the module of this package, or MODULE:OBJECT."""
 
     precisions: tuple[str, ...]
     install: str
+    where: str
 
 
-_PLANNED = Known(("fp32", "fp16", "bf16"), "")
+_NVIDIA = ("fp32", "fp16", "bf16", "int8")
 
 KNOWN = {
-    "onnxruntime": Known(("fp32",), "pip install onnxruntime"),
-    "openvino": Known(("fp32", "bf16", "fp16"), "pip install openvino"),
-    "torch": Known(("fp32",), "pip install torch"),
-    "tensorrt": _PLANNED,
-    "tensorrt_rtx": _PLANNED,
+    "onnxruntime": Known(("fp32", "fp16", "int8"), "pip install onnxruntime", "onnxruntime"),
+    "openvino": Known(("fp32", "bf16", "fp16", "int8"), "pip install openvino", "openvino"),
+    "torch": Known(("fp32",), "pip install torch", "torch"),
+    "tensorrt": Known(_NVIDIA, "pip install tensorrt", "tensorrt:STANDARD"),
+    "tensorrt_rtx": Known(_NVIDIA, "pip install tensorrt-rtx-cu13", "tensorrt:RTX"),
 }
 
 
@@ -33,11 +34,7 @@ def probe(name: str) -> Availability:
     """Whether backend `name` works here, and what it needs if not. Raises InputError for an unknown name."""
     if name not in KNOWN:
         raise InputError(f"backend {name!r} is unknown", did_you_mean(name, KNOWN))
-    if not KNOWN[name].install:
-        detail = f"backend {name} is not implemented in this version, not yet run on hardware"
-        implemented = ", ".join(other for other, row in KNOWN.items() if row.install)
-        return Availability(False, "", detail, f"use a target of {implemented}")
-    return _module(name).probe()
+    return _backend(name).probe()
 
 
 def get_backend(name: str) -> Backend:
@@ -45,7 +42,7 @@ def get_backend(name: str) -> Backend:
     available = probe(name)
     if not available.ok:
         raise Unavailable(available.detail, available.remedy)
-    return _module(name)
+    return _backend(name)
 
 
 def probe_library(name: str) -> Availability:
@@ -60,5 +57,7 @@ def probe_library(name: str) -> Availability:
     return Availability(True, version.split("-")[0].split("+")[0], "", "")
 
 
-def _module(name: str) -> Backend:
-    return cast(Backend, import_module(f".{name}", __name__))
+def _backend(name: str) -> Backend:
+    module, _, attribute = KNOWN[name].where.partition(":")
+    found = import_module(f".{module}", __name__)
+    return cast(Backend, getattr(found, attribute) if attribute else found)

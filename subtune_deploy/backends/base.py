@@ -1,7 +1,8 @@
-"""What a backend is told (`Target`) and what it must do: two small protocols.
+"""What a backend is told (`Target`) and what it must do: two small protocols, and one that some have besides.
 
     compile(source, folder, role, target)    source/graph.onnx -> folder/<engine files of the role>
     load(folder, role, target) -> Engine     engine.run(batch) -> {output name: array}
+    interpret, examine                       what can be known of an engine where its device is not (`Inspectable`)
 
 A backend is a module of this package with the attributes of `Backend`; its library is imported by its
 functions, never by the module. Role "graph" answers every task, role "base" is the untouched backbone alone,
@@ -10,10 +11,10 @@ against which added latency is measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,13 @@ ROLES = ("graph", "base")
 Batch = npt.NDArray[np.float32]
 Shape = tuple[int | None, ...]
 """Of a batch (N, C, H, W); None where any length is taken."""
+
+Progress = Callable[[str, float, float], None]
+"""Told (what is done, how much of it, of how much)."""
+
+
+def silent(what: str, done: float, total: float) -> None:
+    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +63,31 @@ class Target:
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend works on this machine. `remedy` is one line, empty when it works."""
+    """Whether a backend works on this machine.
+
+    `ok`: engines can be compiled. `runs`: they can be run here as well. `detail` and `remedy`, a line each, say
+    what is missing for either; empty where nothing is.
+    """
 
     ok: bool
     version: str
     detail: str
     remedy: str
+    runs: bool = True
 
 
 class Engine(Protocol):
     """A compiled graph, ready to run.
 
-    `threads` is what the library says it uses (0: its own choice). Engines may live side by side.
+    `shape` is that of the batches it takes. `threads` is what the library says it uses (0: its own choice).
+    Engines may live side by side.
     """
 
     @property
     def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> Shape: ...
 
     @property
     def threads(self) -> int: ...
@@ -78,6 +95,14 @@ class Engine(Protocol):
     def run(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
         """Answer a batch float32 (N, C, H, W): by output name, arrays that are yours. Raises InputError."""
         ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """An engine for any number of images within bounds: the fewest and the most of one call."""
+
+    @property
+    def batches(self) -> tuple[int, int]: ...
 
 
 class Backend(Protocol):
@@ -89,8 +114,10 @@ class Backend(Protocol):
         """Whether the library can be imported here and has the device it needs; never raises."""
         ...
 
-    def compile(self, source: Path, folder: Path, role: str, target: Target) -> None:
-        """Write engine files of `role` into `folder`, from the bundle `source`. Needs no device."""
+    def compile(
+        self, source: Path, folder: Path, role: str, target: Target, progress: Progress = silent
+    ) -> None:
+        """Write engine files of `role` into `folder`, from the graphs in `source`. Needs no device."""
         ...
 
     def load(self, folder: Path, role: str, target: Target) -> Engine:
@@ -98,18 +125,41 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class Inspectable(Protocol):
+    """A backend whose compiler may be where its device is not: what it was given and what it made can be looked at."""
+
+    def interpret(self, source: Path, role: str, target: Target) -> Engine:
+        """An engine that executes, on the CPU, the network that the compiler's own parser makes of a graph."""
+        ...
+
+    def examine(self, source: Path, folder: Path, role: str, target: Target) -> dict[str, Any]:
+        """Facts of the engine file in `folder`, fit for JSON. Raises BundleError where one is wrong."""
+        ...
+
+
 def check_batch(batch: Batch, shape: Shape) -> Batch:
     """`batch` in contiguous memory if it fits the engine's `shape`; otherwise InputError."""
-    wanted = "x".join("N" if length is None else str(length) for length in shape)
+    # Part of each run: words are put together for an error alone.
     if getattr(batch, "dtype", None) != np.float32:
-        given = getattr(batch, "dtype", type(batch).__name__)
-        raise InputError(f"the batch is {given}, the engine takes float32", f"give float32 of shape {wanted}")
-    fits = batch.ndim == len(shape) and all(b in (a, None) for a, b in zip(batch.shape, shape, strict=True))
-    if not fits or batch.size == 0:
-        raise InputError(
-            f"the batch is {batch.shape}, the engine takes {wanted}", f"give float32 of shape {wanted}"
-        )
+        raise _unfit(str(getattr(batch, "dtype", type(batch).__name__)), "float32", shape)
+    if not (batch.shape == shape or _fits(batch.shape, shape)) or batch.size == 0:
+        raise _unfit(str(batch.shape), spelt(shape), shape)
     return np.ascontiguousarray(batch)
+
+
+def _fits(given: tuple[int, ...], shape: Shape) -> bool:
+    return len(given) == len(shape) and all(b in (a, None) for a, b in zip(given, shape, strict=True))
+
+
+def _unfit(given: str, taken: str, shape: Shape) -> InputError:
+    hint = f"give float32 of shape {spelt(shape)}"
+    return InputError(f"the batch is {given}, the engine takes {taken}", hint)
+
+
+def spelt(shape: Shape) -> str:
+    """`"Nx3x224x224"`."""
+    return "x".join("N" if length is None else str(length) for length in shape)
 
 
 EXPORT_AGAIN = "export the bundle again, to a disk with space: subtune-deploy export"

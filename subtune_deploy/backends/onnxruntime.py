@@ -1,36 +1,84 @@
-"""ONNX Runtime on the CPU.
+"""ONNX Runtime: on the CPU, or on an NVIDIA GPU through one of its other execution providers.
 
-`compile` saves the graph after the portable fusions (extended level), `load` adds those that depend on the
-machine. On five networks that answered bit for bit, and as fast, as the original file at full optimisation.
+For the CPU `compile` saves the graph after the portable fusions (extended level), `load` adds those that depend on
+the machine. On five networks that answered bit for bit, and as fast, as the original file at full optimisation.
+For a GPU `compile` keeps the graph as it is, since fused operators of the CPU may be unknown to other providers.
+
+ONNX Runtime runs on the CPU, and says nothing, where a provider cannot start: `load` looks, and refuses. The
+providers for GPUs have not yet been run on hardware.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
+import io
+import re
+import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from ..errors import BundleError, TargetError, Unavailable, did_you_mean
+from ..errors import BundleError, SubtuneError, TargetError, Unavailable, did_you_mean
 from ..spec import INPUT
 from . import probe_library
 from .base import (
     Availability,
     Batch,
     Engine,
+    Progress,
     Shape,
     Target,
     check_batch,
     engine_file,
     not_compiled,
     not_loaded,
+    silent,
     source_file,
 )
 
 name = "onnxruntime"
 
-PROVIDER = "CPUExecutionProvider"
+
+@dataclass(frozen=True)
+class Provider:
+    """What does the work in ONNX Runtime: its name there, a name it may have as a plugin, what to install for it."""
+
+    name: str
+    plugin: str
+    install: str
+
+
+CPU = "cpu"
+PROVIDERS = {
+    CPU: Provider("CPUExecutionProvider", "", "pip install onnxruntime"),
+    "cuda": Provider(
+        "CUDAExecutionProvider",
+        "",
+        "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    ),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider",
+        "",
+        "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt",
+    ),
+    "tensorrt_rtx": Provider(
+        "NvTensorRTRTXExecutionProvider", "nv_tensorrt_rtx", "pip install onnxruntime-ep-nv-tensorrt-rtx"
+    ),
+}
+"""By the value of a recipe's option `provider`."""
+
+PROVIDER = PROVIDERS[CPU].name
+
+PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""The module that brings TensorRT-RTX's provider to the ordinary ONNX Runtime."""
+
+PREFIX = "provider."
+"""How options begin that go to the provider as they are."""
 
 OPTIONS = (
     "session.disable_prepacking",
@@ -43,6 +91,12 @@ OPTIONS = (
     "session.use_device_allocator_for_initializers",
 )
 """Session entries that a recipe may set; the library itself would take a misspelt one in silence."""
+
+NEEDS = "it needs an NVIDIA GPU, its driver (see nvidia-smi), and libraries of the right version"
+
+_PLACE = re.compile(r"^\S+\.(cc|h):\d+ .*?\) (?=[A-Z])")
+_FILE_ERRORS = ("InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
+"""Of the library's exceptions those that blame the file, whatever the provider."""
 
 
 @dataclass(frozen=True)
@@ -60,43 +114,46 @@ class OnnxRuntimeEngine:
 
 
 def probe() -> Availability:
-    """Whether onnxruntime can be imported and has its CPU provider."""
+    """Whether onnxruntime can be imported and has its CPU provider. Other providers show when an engine is loaded."""
     return probe_library(name)
 
 
-def compile(source: Path, folder: Path, role: str, target: Target) -> None:
+def compile(source: Path, folder: Path, role: str, target: Target, progress: Progress = silent) -> None:
     """Write `<role>.onnx`, and `<role>.onnx.data` beside it if the source keeps its weights outside too."""
     import onnxruntime
 
     graph = source_file(source, f"{role}.onnx")
-    options = _options(target)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(folder / graph.name)
-    if Path(f"{graph}.data").exists():  # a single file cannot exceed 2 GB
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", f"{graph.name}.data"
-        )
+    chosen, options, levels = _provider(target), _session_options(target), onnxruntime.GraphOptimizationLevel
+    beside = Path(f"{graph}.data")  # a single file cannot exceed 2 GB
+    options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if chosen == CPU else levels.ORT_DISABLE_ALL
+    if chosen == CPU:
+        options.optimized_model_filepath = str(folder / graph.name)
+        if beside.exists():
+            entry = "session.optimized_model_external_initializers_file_name"
+            options.add_session_config_entry(entry, beside.name)
     try:
-        _open(graph, options)
+        _session(graph, options, providers=[PROVIDER])
     except Exception as error:  # its exceptions share no base class
         raise not_compiled(graph, error) from error
+    if chosen != CPU:
+        for path in (graph, beside):
+            if path.exists():
+                shutil.copyfile(path, folder / path.name)
 
 
 def load(folder: Path, role: str, target: Target) -> Engine:
-    """Open `<role>.onnx` at full optimisation."""
+    """Open `<role>.onnx` at full optimisation. Raises Unavailable where the target's provider does not run."""
     import onnxruntime
 
-    options = _options(target)
+    path, chosen = engine_file(folder, f"{role}.onnx"), _provider(target)
+    options = _session_options(target)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    path = engine_file(folder, f"{role}.onnx")
+    arguments = _arguments(chosen, options, _provider_options(target, chosen))
     try:
-        session = _open(path, options)
+        session = _session(path, options, **arguments)
     except Exception as error:
-        raise not_loaded(path, error) from error
-    if session.get_providers()[0] != PROVIDER:
-        raise Unavailable(
-            f"onnxruntime runs on {session.get_providers()[0]}, not on {PROVIDER}", "reinstall it"
-        )
+        raise _not_opened(path, chosen, error) from error
+    _check_provider(session, chosen)
     inputs = session.get_inputs()
     if [each.name for each in inputs] != [INPUT]:
         raise BundleError(
@@ -107,20 +164,133 @@ def load(folder: Path, role: str, target: Target) -> Engine:
     return OnnxRuntimeEngine(session, outputs, shape, session.get_session_options().intra_op_num_threads)
 
 
-def _options(target: Target) -> Any:
+def _provider(target: Target) -> str:
+    """The key in PROVIDERS of what the recipe asks for."""
+    chosen = str(target.options.get("provider", CPU))
+    if chosen not in PROVIDERS:
+        raise TargetError(
+            f"target {target.name}: provider {chosen!r} is unknown", did_you_mean(chosen, PROVIDERS)
+        )
+    if chosen == CPU and target.precision == "fp16":  # it would compute in fp32 and not say so
+        raise TargetError(
+            f"target {target.name}: ONNX Runtime computes no fp16 on the CPU", "use fp32, or another provider"
+        )
+    return chosen
+
+
+def _provider_options(target: Target, chosen: str) -> dict[str, str]:
+    found = {
+        key.removeprefix(PREFIX): _text(value)
+        for key, value in target.options.items()
+        if key.startswith(PREFIX)
+    }
+    if chosen == CPU and found:
+        raise TargetError(
+            f"target {target.name}: the CPU provider has no options such as {min(found)!r}",
+            "take them out, or name the provider they are for",
+        )
+    return found
+
+
+def _session_options(target: Target) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what matters is raised
     options.intra_op_num_threads = target.threads
     for key, value in target.options.items():
+        if key == "provider" or key.startswith(PREFIX):
+            continue
         if key not in OPTIONS:
-            raise TargetError(f"target {target.name}: unknown option {key!r}", did_you_mean(key, OPTIONS))
-        options.add_session_config_entry(key, str(int(value)) if isinstance(value, bool) else str(value))
+            known = (*OPTIONS, "provider")
+            raise TargetError(f"target {target.name}: unknown option {key!r}", did_you_mean(key, known))
+        options.add_session_config_entry(key, _text(value))
     return options
 
 
-def _open(path: Path, options: Any) -> Any:
+def _text(value: str | int | float | bool) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _arguments(chosen: str, options: Any, provider_options: dict[str, str]) -> dict[str, Any]:
+    """How a session is told its provider: by name, or, for a plugin, by its devices in `options`."""
     import onnxruntime
 
-    return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+    if chosen == CPU:
+        return {"providers": [PROVIDER]}
+    if not hasattr(onnxruntime, "get_ep_devices"):
+        version = onnxruntime.__version__
+        raise Unavailable(
+            f"onnxruntime {version} is too old for providers", "pip install 'onnxruntime>=1.23'"
+        )
+    _preload()
+    if chosen == "tensorrt_rtx":
+        _register_plugin()
+    provider, available = PROVIDERS[chosen], onnxruntime.get_available_providers()
+    if provider.name in available:
+        return {"providers": [(provider.name, provider_options), PROVIDER]}
+    names = (provider.name, provider.plugin)
+    devices = [each for each in onnxruntime.get_ep_devices() if each.ep_name in names]
+    if not devices:
+        raise Unavailable(
+            f"this onnxruntime has no {provider.name} for a device here, but {', '.join(available)}",
+            provider.install,
+        )
+    options.add_provider_for_devices(devices, provider_options)
+    return {}
+
+
+@cache
+def _register_plugin() -> None:
+    """Once per process; without the module, or its libraries, the provider is simply not there."""
+    import onnxruntime
+
+    if importlib.util.find_spec(PLUGIN) is None:
+        return
+    plugin = importlib.import_module(PLUGIN)
+    try:
+        onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    except Exception as error:  # its exceptions share no base class
+        raise Unavailable(
+            f"{PLUGIN} cannot be loaded: {_reason(error)}", f"{NEEDS}: {PROVIDERS['tensorrt_rtx'].install}"
+        ) from error
+
+
+@cache
+def _preload() -> str:
+    """Have the CUDA libraries of the nvidia packages found; the first complaint about one that is not, or nothing."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # what matters is raised, or shows in the session's providers
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        onnxruntime.preload_dlls()
+    return printed.getvalue().partition("\n")[0]
+
+
+def _session(path: Path, options: Any, **arguments: Any) -> Any:
+    """Without the library's own second try on the CPU, which it prints about."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), options, enable_fallback=0, **arguments)
+
+
+def _not_opened(path: Path, chosen: str, error: Exception) -> SubtuneError:
+    if chosen == CPU or type(error).__name__ in _FILE_ERRORS:
+        return not_loaded(path, error)
+    wanted = PROVIDERS[chosen]
+    return Unavailable(f"{wanted.name} did not start: {_reason(error)}", f"{NEEDS}: {wanted.install}")
+
+
+def _reason(error: Exception) -> str:
+    """The last line, without the place in the library's source."""
+    return _PLACE.sub("", str(error).strip().splitlines()[-1])
+
+
+def _check_provider(session: Any, chosen: str) -> None:
+    wanted, got = PROVIDERS[chosen], session.get_providers()[0]
+    if got not in (wanted.name, wanted.plugin):
+        said = f" ({_preload()})" if _preload() else ""
+        raise Unavailable(
+            f"{wanted.name} did not start{said}: onnxruntime would run on {got} instead, and not say so",
+            f"{NEEDS}: {wanted.install}",
+        )

@@ -25,11 +25,13 @@ from .base import (
     Availability,
     Batch,
     Engine,
+    Progress,
     Shape,
     Target,
     check_batch,
     engine_file,
     not_loaded,
+    silent,
     source_file,
 )
 
@@ -66,7 +68,7 @@ def probe() -> Availability:
     return probe_library(name)
 
 
-def compile(source: Path, folder: Path, role: str, target: Target) -> None:
+def compile(source: Path, folder: Path, role: str, target: Target, progress: Progress = silent) -> None:
     """Copy `program.pt2`, once for both roles, after loading it for `role`."""
     path = source_file(source, PROGRAM)
     _role(path, role)

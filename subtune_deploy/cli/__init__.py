@@ -15,7 +15,10 @@ import click
 
 from .. import __version__
 from ..errors import SubtuneError, did_you_mean
-from . import bundles, machine, networks, timing
+from . import bundles, machine, networks, shipping, timing
+
+EXPORT = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
+"""Packages of the extra `export`, which a device can do without."""
 
 
 class _Group(click.Group):
@@ -36,7 +39,13 @@ def cli() -> None:
     """Put tasks that were SubTuned on one backbone into ONE engine, check it, and time it."""
 
 
-for command in (*networks.COMMANDS, *bundles.COMMANDS, *timing.COMMANDS, *machine.COMMANDS):
+for command in (
+    *networks.COMMANDS,
+    *bundles.COMMANDS,
+    *shipping.COMMANDS,
+    *timing.COMMANDS,
+    *machine.COMMANDS,
+):
     cli.add_command(command)
 
 
@@ -46,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--debug"] or ["--help"]
     try:
         sys.exit(cli.main(words, prog_name="subtune-deploy", standalone_mode=False) or 0)
-    except (SubtuneError, click.ClickException, OSError) as error:
+    except (SubtuneError, click.ClickException, OSError, ModuleNotFoundError) as error:
         if "--debug" in given:
             traceback.print_exc()
         message, hint, status = _told(error)
@@ -65,6 +74,12 @@ def _told(error: Exception) -> tuple[str, str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "subtune-deploy"
         return message.rstrip("."), " ".join(hint.split()) or f"see {command} --help", 2
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package not in EXPORT:
+            raise error
+        hint = "pip install 'subtune-deploy[export]'"
+        return f"this command needs {package}, which is not installed", hint, 3
     assert isinstance(error, OSError)
     hint = "free some space" if error.errno == errno.ENOSPC else "check the path and its permissions"
     return f"{error.filename or 'a file'}: {error.strerror or error}", hint, 2

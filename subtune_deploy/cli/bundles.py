@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,49 +11,65 @@ import click
 
 from ..errors import Unavailable
 from .common import (
+    UNASKED,
+    bar,
     bundle_argument,
-    compiled,
     json_option,
+    key_option,
     messages,
     print_json,
     print_table,
-    status,
     targets_option,
 )
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..bundle import Bundle, Checked
+
+NOT_RUN = (
+    "not yet run on hardware: its device is not here; checked is what the compiler was given, and its file"
+)
 
 
 @click.command("compile")
 @bundle_argument
 @targets_option
-def compile_(folder: Path, targets: tuple[str, ...]) -> None:
+@click.option(
+    "--calibrate",
+    metavar="FOLDER|FILE",
+    type=click.Path(path_type=Path),
+    help="For int8 targets: pictures, or an array (n, C, H, W) as .npy or .npz.",
+)
+def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> None:
     """Engines for targets, kept if every task answers rightly."""
     from ..backends import get_backend
-    from ..build import compile_bundle
     from ..bundle import open_bundle
+    from ..compiling import compile_bundle
+    from ..precision import read_calibration
     from ..targets import load_target
 
     recipes = [load_target(name) for name in targets]
     bundle = open_bundle(folder)
     for recipe in recipes:
         get_backend(recipe.backend)  # told before the first engine is built, not between two
+    calibration = read_calibration(calibrate, bundle.manifest.input) if calibrate else None
     for recipe in recipes:
-        with status(f"compiling for {recipe.name}"):
-            bundle = compile_bundle(bundle, recipe)
+        with bar(f"compiling for {recipe.name}") as tick:
+            bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick)
         click.echo(f"engine {recipe.name}:")
         _print_parity(bundle, recipe.name)
+        if not bundle.manifest.engines[recipe.name].ran:
+            click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
 
 
 def _print_parity(bundle: Bundle, engine: str) -> None:
     print_table(
-        ("output", "inputs", "against", "relative error", "same class", "bit for bit"),
+        ("output", "inputs", "of the", "against", "relative error", "same class", "bit for bit"),
         (
             (
                 f["task"],
                 f["inputs"],
+                f["by"],
                 f["against"],
                 f"{f['error']:.1e}",
                 f"{f['agreeing']:.0%}",
@@ -64,36 +81,77 @@ def _print_parity(bundle: Bundle, engine: str) -> None:
     )
 
 
+def _told(fact: object) -> str:
+    """A fact on one line; what is empty is left out."""
+    if isinstance(fact, Mapping):
+        return ", ".join(f"{key} {_told(value)}" for key, value in fact.items() if value not in ({}, [], ()))
+    if isinstance(fact, (list, tuple)):
+        return " ".join(map(str, fact))
+    return f"{fact:,}" if isinstance(fact, int) else str(fact)
+
+
 def _yes(fact: bool) -> str:
     return "yes" if fact else "no"
 
 
 @click.command()
 @bundle_argument
-def verify(folder: Path) -> None:
+@click.option(
+    "--deep", is_flag=True, help="Also the networks that compilers were given, and the engines' bytes."
+)
+@key_option
+def verify(folder: Path, deep: bool, key: Path | None) -> None:
     """Hashes of all files, then every engine's answers again."""
-    from ..build import check_engine, check_graph
     from ..bundle import engine_target, open_bundle
+    from ..compiling import check_engine, check_graph
+    from ..manifest import SIGNATURE
+    from ..runtime import check_version
+    from ..signing import check_signature
+    from ..spec import GRAPH
 
     bundle = open_bundle(folder)
+    if key is not None:
+        check_signature(folder, key)
+        click.echo(f"signed by the owner of {key}")
+    elif (folder / SIGNATURE).is_file():
+        messages.print(UNASKED)
     bundle.verify_hashes()
     click.echo(f"{len(bundle.manifest.files)} files are as they were made")
-    _echo_parity("graph.onnx", check_graph(bundle.path, bundle.manifest.batch))
-    away = {}
+    away: dict[str, Unavailable] = {}
+    if GRAPH in bundle.manifest.files:  # a shipped bundle may hold engines alone
+        with _noted(away, GRAPH):
+            _echo_parity(GRAPH, check_graph(bundle.path, bundle.manifest.batch))
     for name in bundle.manifest.engines:
-        try:
-            _echo_parity(name, check_engine(bundle, engine_target(bundle, name), bundle.path / name))
-        except Unavailable as error:
-            away[name] = error
-            messages.print(f"{name}: not checked, {error.message}")
+        with _noted(away, name):
+            check_version(bundle, name)
+            checked = check_engine(bundle, engine_target(bundle, name), bundle.path / name, deep=deep)
+            _echo_parity(name, checked.figures)
+            _echo_facts(checked)
     if away:
         hints = dict.fromkeys(error.hint for error in away.values())
         raise Unavailable(f"not checked here: {', '.join(away)}", "; ".join(hints))
 
 
+@contextmanager
+def _noted(away: dict[str, Unavailable], name: str) -> Iterator[None]:
+    """What cannot be checked here is told, and does not keep us from the rest."""
+    try:
+        yield
+    except Unavailable as error:
+        away[name] = error
+        messages.print(f"{name}: not checked, {error.message}")
+
+
 def _echo_parity(name: str, figures: Sequence[Mapping[str, Any]]) -> None:
     worst = max(figure["error"] for figure in figures)
     click.echo(f"{name}: every task answers as its stand-alone model, relative error at most {worst:.1e}")
+
+
+def _echo_facts(checked: Checked) -> None:
+    for fact, value in checked.facts.items():
+        click.echo(f"  {fact}: {_told(value)}")
+    if not checked.ran:
+        click.echo(f"  {NOT_RUN}")
 
 
 @click.command()
@@ -103,20 +161,18 @@ def _echo_parity(name: str, figures: Sequence[Mapping[str, Any]]) -> None:
 @json_option
 def run(folder: Path, pictures: tuple[Path, ...], target: str | None, as_json: bool) -> None:
     """Every task's answer for real pictures."""
-    from ..bundle import open_bundle
-    from ..runtime import answers, load_engine
+    from ..runtime import Bundle
 
-    bundle = open_bundle(folder)
-    name = compiled(bundle, target)[0]
-    found = answers(load_engine(bundle, name), bundle.manifest, pictures)
+    bundle = Bundle.open(folder, target)
+    found = bundle.top(pictures)
     if as_json:
         rows = [
             {"picture": str(path), "answers": {task: _guesses(each) for task, each in tasks.items()}}
             for path, tasks in zip(pictures, found, strict=True)
         ]
-        print_json({"bundle": str(folder), "engine": name, "pictures": rows})
+        print_json({"bundle": str(folder), "engine": bundle.target, "pictures": rows})
         return
-    messages.print(f"engine {name}")
+    messages.print(f"engine {bundle.target}")
     print_table(
         ("picture", "task", "answer", "probability"),
         (

@@ -90,6 +90,14 @@ targets_option = click.option(
     help="A recipe's name, or its file; repeatable.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+key_option = click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    metavar="PUB",
+    help="Insist on a signature by the holder of this key.",
+)
+UNASKED = "signed, but nobody asked by whom: give --key"
+
 bundle_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from ..records import to_plain
 from .common import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..backends.base import Availability
 
 
 @click.command()
@@ -25,10 +29,14 @@ def doctor(as_json: bool) -> None:
     print_table(
         ("backend", "here", "version", "what it needs"),
         (
-            (name, "yes" if state.ok else "no", state.version or "-", _needs(state.detail, state.remedy))
+            (name, _here(state), state.version or "-", _needs(state.detail, state.remedy))
             for name, state in found.items()
         ),
     )
+
+
+def _here(state: Availability) -> str:
+    return "no" if not state.ok else "yes" if state.runs else "compiles"
 
 
 def _needs(detail: str, remedy: str) -> str:

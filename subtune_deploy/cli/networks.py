@@ -27,7 +27,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..bundle import Bundle, Manifest
+    from ..bundle import Bundle
+    from ..manifest import Manifest
     from ..tasks import Task
 
 

@@ -1,0 +1,110 @@
+"""TensorRT and TensorRT-RTX: one backend, the library is a parameter of everything in this package.
+
+Both build engines for GPUs; TensorRT-RTX builds them without one, standard TensorRT only on the GPU that the
+engine is for. What can be known of an engine where no GPU is: `interpret` runs the network that the parser
+handed to the compiler, `examine` looks into the engine's file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ...errors import BundleError
+from .. import probe_library
+from ..base import (
+    COMPILE_AGAIN,
+    Availability,
+    Engine,
+    Progress,
+    Target,
+    engine_file,
+    silent,
+    source_file,
+)
+from .settings import RTX as RTX_NAME
+from .settings import STANDARD as STANDARD_NAME
+from .settings import Settings, read
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """The backend for the library `name`; see `Backend` and `Inspectable`."""
+
+    name: str
+
+    def probe(self) -> Availability:
+        """Whether the library can be imported, and whether a GPU is here to run what it builds; never raises."""
+        available = probe_library(self.name)
+        if not available.ok:
+            return available
+        from .cuda import probe_cuda
+
+        missing = probe_cuda()
+        if not missing:
+            return available
+        remedy = "compile here, run on a machine with an NVIDIA GPU"
+        if self.name == STANDARD_NAME:
+            remedy = "compile and run on a machine with the GPU that the engine is for"
+        return Availability(True, available.version, f"{self.name}: {missing}", remedy, runs=False)
+
+    def compile(
+        self, source: Path, folder: Path, role: str, target: Target, progress: Progress = silent
+    ) -> None:
+        """Write `<role>.engine` from `<role>.onnx`. Raises BundleError, TargetError, Unavailable."""
+        plan = self._build(source_file(source, f"{role}.onnx"), read(target, self.name), progress)
+        (folder / f"{role}.engine").write_bytes(plan)
+
+    def load(self, folder: Path, role: str, target: Target) -> Engine:
+        """Open `<role>.engine` on the GPU that is here. Raises BundleError, TargetError, Unavailable."""
+        from .engine import open_engine
+        from .header import check
+
+        settings, path = read(target, self.name), engine_file(folder, f"{role}.engine")
+        check(path, self._api(), None)
+        return open_engine(self._api(), path, target, settings)
+
+    def interpret(self, source: Path, role: str, target: Target) -> Engine:
+        """The network that the compiler would be given, executed on the CPU. Raises BundleError, TargetError."""
+        from .builder import parse
+        from .interpreter import open_interpreter
+        from .network import read as read_network
+
+        path = source_file(source, f"{role}.onnx")
+        parsed = parse(self._api(), path, read(target, self.name))
+        return open_interpreter(read_network(self._api(), parsed.network))
+
+    def examine(self, source: Path, folder: Path, role: str, target: Target) -> dict[str, Any]:
+        """Facts about `<role>.engine`, JSON-able. Raises BundleError where one is wrong, TargetError."""
+        from . import header, weights
+
+        settings, path = read(target, self.name), engine_file(folder, f"{role}.engine")
+        facts = header.check(path, self._api())
+        wanted = list(settings.capabilities)
+        if wanted and sorted(facts["capabilities"]) != sorted(wanted):
+            raise BundleError(
+                f"{path} is for capabilities {facts['capabilities']}, the recipe says {wanted}", COMPILE_AGAIN
+            )
+        found = weights.find(source_file(source, f"{role}.onnx"), path.read_bytes())
+        weights.check(path, found)
+        return {**facts, "weights": weights.facts(found)}
+
+    def deterministic(self, source: Path, role: str, target: Target) -> bool:
+        """Whether building `<role>.onnx` twice gives the same bytes."""
+        path, settings = source_file(source, f"{role}.onnx"), read(target, self.name)
+        return self._build(path, settings, silent) == self._build(path, settings, silent)
+
+    def _build(self, path: Path, settings: Settings, progress: Progress) -> bytes:
+        from .builder import build, parse
+
+        api = self._api()
+        return build(api, parse(api, path, settings), settings, progress)
+
+    def _api(self) -> Any:
+        return import_module(self.name)
+
+
+STANDARD = TensorRT(STANDARD_NAME)
+RTX = TensorRT(RTX_NAME)

@@ -1,0 +1,76 @@
+"""A bundle -> an engine in it, kept if every task answers rightly. Without PyTorch: some engines must be compiled on
+the device that runs them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backends import get_backend
+from .backends.base import ROLES, Batch, Inspectable, Progress, Target, silent
+from .bundle import Bundle, Checked, Compile, add_engine, engine_source
+from .errors import BundleError
+from .manifest import RESTORE
+from .parity import References, check
+from .proof import prove
+from .runtime import open_engine
+from .spec import GRAPH
+from .targets import load_target
+
+
+def compile_bundle(
+    bundle: Bundle,
+    target: Target,
+    *,
+    make: Compile | None = None,
+    calibration: Batch | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Build the engine of `target` in the bundle, checked before it gets its name; see `add_engine`."""
+    checks = partial(check_engine, bundle, target, deep=True)
+    return add_engine(bundle, target, checks, make=make, calibration=calibration, progress=progress)
+
+
+def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = False) -> Checked:
+    """Parity of the engine files in `folder`, run here.
+
+    `deep`: where the backend lets us, also of the network that its compiler was given, and facts of the files;
+    then an engine whose device is not here is not run. A device that runs its engines can do without PyTorch,
+    and so without that. Raises ParityError, BundleError, Unavailable.
+    """
+    backend, batch, references = get_backend(target.backend), bundle.manifest.batch, _references(bundle)
+    proven, runs = Checked(), backend.probe().runs
+    if deep and isinstance(backend, Inspectable) and (not runs or find_spec("torch")):
+        source = engine_source(bundle, folder, target)
+        figures, facts = prove(source, folder, target, backend, references, batch)
+        proven = Checked(figures, facts, runs)
+        if not runs:
+            return proven
+    graph, lone = (open_engine(bundle, target, folder, role) for role in ROLES)
+    ran = check(graph, lone, references, batch=batch, precision=target.precision)
+    return Checked((*proven.figures, *ran), proven.facts)
+
+
+def _references(bundle: Bundle) -> References:
+    """Of all tasks of the manifest, and of no others. Raises BundleError."""
+    found, manifest = References.load(bundle.path), bundle.manifest
+    classes = {task: int(np.prod(answers.shape[1:])) for task, answers in found.answers.items()}
+    if classes != {task.name: task.classes for task in manifest.tasks}:
+        told = ", ".join(f"{task} with {count}" for task, count in classes.items())
+        raise BundleError(f"{bundle.path} stores answers of other tasks or classes: {told}", RESTORE)
+    if found.inputs.shape[1:] != manifest.input.shape:
+        raise BundleError(f"{bundle.path} stores answers to inputs {found.inputs.shape[1:]}", RESTORE)
+    return found
+
+
+def check_graph(folder: Path, batch: int | None) -> list[dict[str, Any]]:
+    """Parity figures of the ONNX files themselves, as ONNX Runtime runs them. Raises ParityError."""
+    target = load_target("cpu")
+    graph, lone = (get_backend(target.backend).load(folder, role, target) for role in ROLES)
+    figures = check(graph, lone, References.load(folder), batch=batch, precision=target.precision)
+    return [{**figure, "engine": GRAPH} for figure in figures]

@@ -1,0 +1,270 @@
+"""A task pack becomes part of a bundle: the graph is made again with it, every engine is compiled again.
+
+    graft("engines/camera", "birds.pack")         adds the task birds, or replaces the one of that name
+
+The bundle is exchanged as a whole when all is done and checked. The base and the other tasks must answer
+what they answered before, bit for bit, as ONNX Runtime runs the graphs; otherwise nothing changes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .backbone import Backbone
+from .backends import get_backend
+from .backends.base import Batch, Progress, Target
+from .build import BuildOptions, Say, build
+from .bundle import SOURCE, Bundle, Compile, engine_target, open_bundle
+from .compiling import compile_bundle
+from .errors import (
+    BundleError,
+    CheckFailed,
+    CheckpointError,
+    InputError,
+    SubtuneError,
+    Unavailable,
+    did_you_mean,
+)
+from .manifest import SIGNATURE
+from .pack import Pack, read_pack, refittable, stored_weights
+from .parity import References, run_all
+from .plan import Plan
+from .sources import is_code, read_sources, unpacked
+from .spec import InputSpec, format_layers
+from .staging import staged
+from .targets import load_target
+from .tasks import Task, tuned_blocks
+
+
+def graft(
+    bundle_path: Path | str,
+    pack_path: Path | str,
+    out: Path | str | None = None,
+    *,
+    model: str | None = None,
+    name: str | None = None,
+    without: Collection[str] = (),
+    calibration: Batch | None = None,
+    say: Say = lambda line: None,
+) -> Bundle:
+    """Put the task of a pack into a bundle, under its own name or `name`; the bundle with it.
+
+    `out`: a new bundle; by default the old one is replaced. `model`: where the network's code lies, needed
+    where it is not a library's. `without`: engines to leave out. `calibration`: inputs (n, C, H, W) that
+    int8 engines need. Measurements and a signature are not taken over.
+
+    Raises CheckpointError (the pack, or it does not belong here), BundleError, ModelError, TaskError,
+    Unavailable (an engine that cannot be compiled here; told first), CheckFailed (another task would change).
+    """
+    bundle, pack = open_bundle(bundle_path), read_pack(pack_path)
+    final = _final(bundle, out)
+    _check_fits(pack, bundle)
+    targets = _targets(bundle, without)
+    _check_calibration(targets, calibration)
+    bundle.verify_hashes()
+    signed = (bundle.path / SIGNATURE).is_file()
+    say("making the bundle's network and tasks again")
+    backbone, tasks = read_sources(bundle, model)
+    task = unpacked(backbone, pack, name)
+    say(f"task {task.name}: tuned blocks {format_layers(tuned_blocks(backbone, task))}, {_told(task, tasks)}")
+    with staged(final) as folder:
+        built = _built(bundle, backbone, _with(tasks, task), task.name, folder, say)
+        for target in targets:
+            say(f"compiling for {target.name}")
+            make = _refit(bundle, built, pack, task.name, target, say)
+            built = compile_bundle(built, target, make=make, calibration=calibration)
+        if final == bundle.path.resolve() and open_bundle(final).manifest != bundle.manifest:
+            raise BundleError(f"{final} was changed by someone else meanwhile", "graft again")
+    if signed:
+        say("the old signature does not hold for the new bundle: sign it again")
+    return open_bundle(final)
+
+
+def _final(bundle: Bundle, out: Path | str | None) -> Path:
+    """Where the new bundle goes: not inside the old one."""
+    place = bundle.path.resolve()
+    final = Path(out).resolve() if out is not None else place
+    if place in final.parents:
+        raise BundleError(f"{final} would lie inside the bundle {place}", "choose another folder")
+    return final
+
+
+def _check_fits(pack: Pack, bundle: Bundle) -> None:
+    """The pack is of this bundle's base. Raises CheckpointError."""
+    about, manifest = pack.about, bundle.manifest
+    libraries = {each for each in (about.model, manifest.model) if not is_code(each)}
+    if len(libraries) > 1 or (about.base != manifest.base and about.model != manifest.model):
+        raise CheckpointError(
+            f"pack {pack.path} is of another backbone: {about.model}, the bundle's is {manifest.model}",
+            "give a pack that was made with this bundle's backbone",
+        )
+    if about.base != manifest.base:
+        raise CheckpointError(
+            f"pack {pack.path} was tuned on other weights of {about.model} than this bundle's",
+            f"the bundle has {manifest.weights}; tune the task on these, or take the bundle that the pack is for",
+        )
+    if about.input != manifest.input:
+        raise CheckpointError(
+            f"pack {pack.path} was tuned for other pictures: {_differing(about.input, manifest.input)}",
+            "all tasks share one input: tune the task for this one",
+        )
+
+
+def _differing(given: InputSpec, expected: InputSpec) -> str:
+    names = [each.name for each in fields(InputSpec)]
+    pairs = [(name, getattr(given, name), getattr(expected, name)) for name in names]
+    return ", ".join(f"{name} {one}, not {two}" for name, one, two in pairs if one != two)
+
+
+def _targets(bundle: Bundle, without: Collection[str]) -> list[Target]:
+    """Of the engines to be compiled again. Raises Unavailable where one cannot be."""
+    engines = bundle.manifest.engines
+    for name in without:
+        if name not in engines:
+            raise BundleError(
+                f"{bundle.path} has no engine {name!r} to leave out", did_you_mean(name, engines)
+            )
+    targets = [engine_target(bundle, name) for name in engines if name not in without]
+    away: dict[str, Unavailable] = {}
+    for target in targets:
+        try:
+            get_backend(target.backend)
+        except Unavailable as error:
+            away[target.name] = error
+    if away:
+        told = "; ".join(f"{name}: {error.message}" for name, error in away.items())
+        hints = dict.fromkeys(error.hint for error in away.values())
+        left = " ".join(f"--without {name}" for name in away)
+        raise Unavailable(f"engines cannot be compiled again here: {told}", f"{'; '.join(hints)}; or {left}")
+    return targets
+
+
+def _check_calibration(targets: Sequence[Target], given: Batch | None) -> None:
+    int8 = [target.name for target in targets if target.precision == "int8"]
+    if int8 and given is None:
+        raise InputError(
+            f"engine {int8[0]} is int8: to compile it again needs calibration data",
+            f"give --calibrate FOLDER with pictures like those to be deployed on, or --without {int8[0]}",
+        )
+
+
+def _told(task: Task, tasks: Sequence[Task]) -> str:
+    old = "replaced" if task.name in [each.name for each in tasks] else "added"
+    return f"{task.classes} classes, {old}"
+
+
+def _with(tasks: Sequence[Task], new: Task) -> list[Task]:
+    """The tasks with `new` in the place of its name, or last."""
+    kept = [new if task.name == new.name else task for task in tasks]
+    return kept if new in kept else [*kept, new]
+
+
+def _options(bundle: Bundle) -> BuildOptions:
+    manifest = bundle.manifest
+    return BuildOptions(manifest.batch, cast(Any, manifest.merge), cast(Any, manifest.lowering))
+
+
+def _built(
+    old: Bundle, backbone: Backbone, tasks: Sequence[Task], task: str, folder: Path, say: Say
+) -> Bundle:
+    """The new bundle in `folder`, in which only `task` answers other bits than before. Raises CheckFailed.
+
+    Where shared blocks run for one stream more, in a larger batch, a runtime may round otherwise. Then the task
+    runs them by itself, which leaves what is computed for the others as it was.
+    """
+    options, references, others = _options(old), References.load(old.path), _names(old, task)
+    apart = Plan.from_json(old.manifest.plan).apart
+    built = build(backbone, tasks, folder, options, like=references, apart=apart, say=say)
+    if moved := _moved(old, built, others):
+        say(f"packed with {task}, {', '.join(moved)} would be rounded otherwise: {task} runs apart")
+        apart = tuple(dict.fromkeys((*apart, task)))
+        built = build(backbone, tasks, folder, options, like=references, apart=apart, say=say)
+        _check_unchanged(old, built, others)
+    say(f"unchanged bit for bit: {', '.join(others)}")
+    return built
+
+
+def _names(bundle: Bundle, task: str) -> list[str]:
+    return [entry.name for entry in bundle.manifest.tasks if entry.name != task]
+
+
+def _moved(old: Bundle, new: Bundle, outputs: Sequence[str]) -> dict[str, float]:
+    """The outputs that are not the same bits as before, on the stored inputs, and by how much they differ."""
+    before, after = (_answers(each, References.load(old.path)) for each in (old, new))
+    moved = [name for name in outputs if not np.array_equal(before[name], after[name])]
+    return {name: float(np.abs(before[name] - after[name]).max()) for name in moved}
+
+
+def _check_unchanged(old: Bundle, new: Bundle, outputs: Sequence[str]) -> None:
+    for name, off in _moved(old, new, outputs).items():
+        raise CheckFailed(
+            f"with the pack in, {name} would not answer the same bits as before: off by up to {off:.1g}",
+            "give --name to add it beside the task that it would replace; exporting all again allows for rounding",
+        )
+
+
+def _answers(bundle: Bundle, references: References) -> dict[str, npt.NDArray[Any]]:
+    target = load_target("cpu")
+    engine = get_backend(target.backend).load(bundle.path, "graph", target)
+    return run_all(engine, references.inputs, bundle.manifest.batch)
+
+
+def _refit(old: Bundle, new: Bundle, pack: Pack, task: str, target: Target, say: Say) -> Compile | None:
+    """What overwrites the task's weights in the old engine instead of compiling, where that can be done."""
+    backend = get_backend(target.backend)
+    refit_file: Any = getattr(backend, "refit_file", None)  # of TensorRT alone
+    versions = old.manifest.engines[target.name].versions
+    here = backend.probe()
+    same = versions.get(target.backend) == here.version
+    able = refit_file is not None and target.options.get("refit") is True and here.runs and same
+    if not able or not _alike(old, new, pack, task):
+        return None
+
+    def make(source: Path, folder: Path, role: str, target: Target, progress: Progress) -> None:
+        engine = old.path / target.name
+        before = old.path if source == new.path else engine / SOURCE
+        file = f"{role}.engine"
+        try:
+            changed = changed_weights(before / f"{role}.onnx", source / f"{role}.onnx")
+            if changed:
+                refit_file(engine / file, folder / file, changed)
+            else:
+                shutil.copyfile(engine / file, folder / file)
+        except SubtuneError as error:
+            say(f"{target.name}: not refitted, compiled: {error.message}")
+            backend.compile(source, folder, role, target, progress)
+
+    return make
+
+
+def _alike(old: Bundle, new: Bundle, pack: Pack, task: str) -> bool:
+    """Whether both graphs are the same but for the task's numbers."""
+    names = [entry.name for entry in old.manifest.tasks]
+    plans = [Plan.from_json(bundle.manifest.plan) for bundle in (old, new)]
+    if task not in names or plans[0] != plans[1]:
+        return False
+    return refittable(read_pack(old.path / stored_weights(task)), pack)
+
+
+def changed_weights(old: Path, new: Path) -> dict[str, npt.NDArray[Any]]:
+    """The weights of ONNX file `new` that differ from those of `old`. Raises CheckFailed where names or shapes do."""
+    before, after = _initializers(old), _initializers(new)
+    if {name: each.shape for name, each in before.items()} != {
+        name: each.shape for name, each in after.items()
+    }:
+        raise CheckFailed(f"{new} has not the weights of {old}", "compile it")
+    return {name: each for name, each in after.items() if each.tobytes() != before[name].tobytes()}
+
+
+def _initializers(path: Path) -> dict[str, npt.NDArray[Any]]:
+    import onnx
+
+    model = onnx.load(path)
+    return {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}

@@ -1,0 +1,144 @@
+"""A float32 graph with int8 weights and 8-bit activations: pairs of QuantizeLinear and DequantizeLinear (Q/DQ).
+
+Weights are signed and symmetric, one scale for each output channel. Ranges of activations are the least and the
+largest value met on the calibration data; where several streams run packed through shared blocks, they share one
+range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes, `UNSIGNED` what
+runs fastest on a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .backends.base import Batch
+from .bias_correction import round_weights
+from .spec import INPUT
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+CHUNK = 8
+"""Inputs at a time through a graph that takes any number."""
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OTHERS = ("Add", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool")
+
+
+@dataclass(frozen=True)
+class Form:
+    """`operators` compute on 8 bits; `options` are those of onnxruntime.quantization."""
+
+    activations: str
+    operators: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+SIGNED = Form(
+    "QInt8",
+    WEIGHTED,
+    {
+        "ActivationSymmetric": True,
+        "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": list(
+            WEIGHTED
+        ),  # else an activation could not be fused with them
+    },
+)
+"""Only what enters operators with weights is quantised, symmetric around zero; biases stay in float32."""
+UNSIGNED = Form(
+    "QUInt8",
+    (*WEIGHTED, *OTHERS),
+    {"QuantizeBias": True, "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+)
+"""What lies between them is quantised too, with a zero point, which makes ReLU part of the rounding."""
+
+
+def quantized(model: ir.Model, calibration: Batch, form: Form = SIGNED) -> ir.Model:
+    """`model` in int8; `calibration` is float32 (n, C, H, W), of the shape of its one input.
+
+    A weight `NAME` becomes `NAME_quantized` with `NAME_scale` and `NAME_zero_point`. A graph of a fixed batch
+    is fed so many at a time; the first inputs are repeated to fill the last batch. `model` is left rounded.
+    """
+    import onnx_ir as ir
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
+    with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
+        round_weights(model, feeds, Path(scratch))
+        plain, result = Path(scratch, "plain.onnx"), Path(scratch, "quantized.onnx")
+        ir.save(model, plain, external_data=f"{plain.name}.data")
+        quantize_static(
+            plain,
+            result,
+            _Reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(form.operators),
+            nodes_to_exclude=_delicate(model),
+            per_channel=True,
+            activation_type=QuantType[form.activations],
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,  # a single file cannot exceed 2 GB
+            extra_options={"WeightSymmetric": True, **form.options},
+        )
+        found = ir.external_data.load_to_model(ir.load(result))
+    found.producer_name, found.producer_version = model.producer_name, model.producer_version
+    found.metadata_props.clear()
+    found.metadata_props.update(model.metadata_props)
+    return found
+
+
+class _Reader:
+    """The calibration data as onnxruntime asks for it: one feed after the other, then None."""
+
+    def __init__(self, feeds: list[Batch]) -> None:
+        self._feeds = iter([{INPUT: feed} for feed in feeds])
+
+    def get_next(self) -> dict[str, Batch] | None:
+        return next(self._feeds, None)
+
+
+def _feeds(calibration: Batch, size: int) -> list[Batch]:
+    count = -(-len(calibration) // size)
+    filled = np.resize(calibration, (count * size, *calibration.shape[1:]))  # repeats from the start
+    return np.split(filled, count)
+
+
+def _batch(model: ir.Model) -> int | None:
+    shape = model.graph.inputs[0].shape
+    assert shape is not None
+    return shape[0] if isinstance(shape[0], int) else None
+
+
+def _delicate(model: ir.Model) -> list[str]:
+    """Names of sums that no convolution's answer enters: in 8 bits, a transformer's cost it most of its accuracy."""
+    return [
+        node.name
+        for node in model.graph
+        if node.op_type == "Add" and node.name and not any(_is_convolution(value) for value in node.inputs)
+    ]
+
+
+def _is_convolution(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "Conv"
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without the advice that onnxruntime.quantization gives through the root logger, and without a trace of that."""
+    before, quiet = logging.root.manager.disable, logging.NullHandler()
+    logging.root.addHandler(quiet)  # else logging.warning() installs a handler for good
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        logging.root.removeHandler(quiet)

@@ -1,0 +1,178 @@
+"""The proof passes what is right, and each kind of wrong network or engine is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tiny_networks import backbone
+from tiny_parsed import records
+
+from subtune_deploy.backends.base import ROLES, Target
+from subtune_deploy.backends.tensorrt import RTX
+from subtune_deploy.backends.tensorrt.interpreter import open_interpreter
+from subtune_deploy.build import BuildOptions, build
+from subtune_deploy.bundle import Bundle
+from subtune_deploy.errors import BundleError, ParityError
+from subtune_deploy.parity import TOLERANCES, References
+from subtune_deploy.precision import converted
+from subtune_deploy.proof import prove
+from subtune_deploy.tasks import candidate_task
+
+TARGET = Target("rtx", "tensorrt_rtx", "fp32", "", options={"capabilities": "8.6 8.9"})
+TASKS = ("near", "far", "spread")
+
+
+def built(folder: Path, topology: str = "chain", batch: int | None = 1, width: int = 4) -> Bundle:
+    """Three tasks of equal numbers of classes."""
+    network = backbone(topology, width=width)
+    forks = dict(zip(TASKS, ((3, 4), (1,), (2, 4)), strict=True))
+    tasks = [
+        candidate_task(network, name, fork, seed=seed) for seed, (name, fork) in enumerate(forks.items(), 1)
+    ]
+    return build(network, tasks, folder, BuildOptions(batch=batch))
+
+
+def compiled(source: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for role in ROLES:
+        RTX.compile(source, folder, role, TARGET)
+    return folder
+
+
+def proven(bundle: Bundle, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    references = References.load(bundle.path)
+    return prove(bundle.path, folder, TARGET, RTX, references, bundle.manifest.batch)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return built(tmp_path_factory.mktemp("chain") / "b", width=24)
+
+
+@pytest.fixture
+def changed(bundle: Bundle, tmp_path: Path) -> Callable[[Callable[[onnx.ModelProto], None]], Bundle]:
+    """A copy of the bundle whose graph was edited behind its back; references as they were."""
+
+    def change(edit: Callable[[onnx.ModelProto], None]) -> Bundle:
+        for name in ("base.onnx", "references.npz"):
+            (tmp_path / name).write_bytes((bundle.path / name).read_bytes())
+        model = onnx.load(bundle.path / "graph.onnx")
+        edit(model)
+        onnx.save(model, tmp_path / "graph.onnx")
+        return replace(bundle, path=tmp_path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "topology, batch", [("chain", None), ("dense", 1), ("branching", 1), ("tokens", None)]
+)
+def test_a_right_network_is_proven(tmp_path: Path, topology: str, batch: int | None) -> None:
+    bundle = built(tmp_path / "b", topology, batch)
+    figures, facts = proven(bundle, compiled(bundle.path, tmp_path / "engines"))
+    against = {
+        name: {f["task"] for f in figures if f["against"] == name} for name in {f["against"] for f in figures}
+    }
+    every = {"base", *TASKS}
+    assert against == {"stand-alone model": every, "base engine": {"base"}, "ONNX Runtime": every}
+    assert all(figure["by"] == "parsed network" for figure in figures)
+    assert max(figure["error"] for figure in figures) < 2e-5
+    assert set(ROLES) < set(facts)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_graph_of_another_precision_is_proven_within_its_tolerance(
+    bundle: Bundle, tmp_path: Path, precision: str
+) -> None:
+    references, target = References.load(bundle.path), replace(TARGET, precision=precision)
+    source = tmp_path / "source"
+    source.mkdir()
+    converted(bundle.path, source, precision, references.inputs)
+    figures, facts = prove(source, compiled(source, tmp_path / "engines"), target, RTX, references, 1)
+    errors = {
+        name: max(figure["error"] for figure in figures if figure["against"] == name)
+        for name in {figure["against"] for figure in figures}
+    }
+    assert 1e-4 < errors["stand-alone model"] < TOLERANCES[precision], "rounded, but not more than is allowed"
+    assert errors.get("ONNX Runtime", 0) <= {"fp16": 2e-3, "bf16": 0, "int8": 1e-6}[precision]
+    assert facts["ONNX Runtime"].startswith("not compared" if precision == "bf16" else "compared")
+    found = facts["graph"]["weights"]
+    assert (found["share"], set(found["by_version"])) == (1, {"base", *TASKS})
+
+
+def weight(model: onnx.ModelProto, ending: str) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name.endswith(ending))
+
+
+def perturb(model: onnx.ModelProto) -> None:
+    tensor = weight(model, "block3.near.conv1.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[0, 0, 0, 0] += 0.5
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def swap(model: onnx.ModelProto) -> None:
+    names = {"near": "far", "far": "near"}
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            node.output[index] = names.get(name, name)
+
+
+def drop_relu(model: onnx.ModelProto) -> None:
+    node = next(
+        node for node in model.graph.node if node.op_type == "Relu" and node.name.startswith("block1.far")
+    )
+    for other in model.graph.node:
+        for index, name in enumerate(other.input):
+            if name == node.output[0]:
+                other.input[index] = node.input[0]
+    model.graph.node.remove(node)
+
+
+@pytest.mark.parametrize(
+    "edit, task", [(perturb, "near"), (swap, "near"), (drop_relu, "far")], ids=["weight", "branches", "node"]
+)
+def test_a_wrong_network_is_caught_and_the_task_named(
+    changed: Callable[..., Bundle], tmp_path: Path, edit: Callable[[onnx.ModelProto], None], task: str
+) -> None:
+    wrong = changed(edit)
+    with pytest.raises(ParityError, match=f"task {task} differs from its stand-alone model"):
+        proven(wrong, compiled(wrong.path, tmp_path / "engines"))
+
+
+@pytest.mark.parametrize("edit, moved", [(perturb, {"near"}), (drop_relu, {"far"}), (swap, {"near", "far"})])
+def test_only_the_tasks_that_were_touched_move(
+    bundle: Bundle,
+    changed: Callable[..., Bundle],
+    edit: Callable[[onnx.ModelProto], None],
+    moved: set[str],
+) -> None:
+    inputs = References.load(bundle.path).inputs[:1]
+    before, after = (
+        open_interpreter(records(path / "graph.onnx")).run(inputs)
+        for path in (bundle.path, changed(edit).path)
+    )
+    assert {task for task in before if not np.array_equal(before[task], after[task])} == moved
+
+
+def test_an_engine_of_another_graph_is_caught_by_its_weights(
+    bundle: Bundle, changed: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    engines = compiled(changed(perturb).path, tmp_path / "engines")
+    with pytest.raises(BundleError, match=r"weights of near.*block3\.near\.conv1\.weight"):
+        proven(bundle, engines)
+
+
+def test_an_engine_cut_short_is_caught(bundle: Bundle, tmp_path: Path) -> None:
+    engines = compiled(bundle.path, tmp_path / "engines")
+    whole = (engines / "graph.engine").read_bytes()
+    (engines / "graph.engine").write_bytes(whole[:-100])
+    with pytest.raises(BundleError, match=r"graph\.engine"):
+        proven(bundle, engines)
