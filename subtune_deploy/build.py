@@ -92,12 +92,13 @@ def plan_for(
     backbone: Backbone, tasks: Sequence[Task], options: BuildOptions, apart: Sequence[str] = ()
 ) -> Plan:
     """The plan that `options` ask for; streams of the tasks `apart` are packed with no others."""
+    together = [task for task in tasks if task.name not in apart]
     return make_plan(
         backbone.topology,
         owners(tasks),
         siamese=[task.name for task in tasks if task.siamese],
         merge="never" if options.merge == "never" else "always",
-        grouped=groupable(backbone, tasks) if options.lowering == "grouped" else (),
+        grouped=groupable(backbone, together) if options.lowering == "grouped" else (),
         apart=apart,
     )
 

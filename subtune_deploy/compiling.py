@@ -14,7 +14,7 @@ import numpy as np
 from .backends import get_backend
 from .backends.base import ROLES, Batch, Inspectable, Progress, Target, silent
 from .bundle import Bundle, Checked, Compile, add_engine, engine_source
-from .errors import BundleError
+from .errors import BundleError, Unavailable
 from .manifest import RESTORE
 from .parity import References, check
 from .proof import prove
@@ -47,6 +47,10 @@ def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = F
     proven, runs = Checked(), backend.probe().runs
     if deep and isinstance(backend, Inspectable) and (not runs or find_spec("torch")):
         source = engine_source(bundle, folder, target)
+        if not (source / GRAPH).is_file():  # shipped: a device gets engines alone
+            raise Unavailable(
+                f"{bundle.path} is without the graphs of {target.name}", "verify it --deep at home"
+            )
         figures, facts = prove(source, folder, target, backend, references, batch)
         proven = Checked(figures, facts, runs)
         if not runs:

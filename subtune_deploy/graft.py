@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .backbone import Backbone
 from .backends import get_backend
 from .backends.base import Batch, Progress, Target
-from .build import BuildOptions, Say, build
+from .build import BuildOptions, Say, build, plan_for
 from .bundle import SOURCE, Bundle, Compile, engine_target, open_bundle
 from .compiling import compile_bundle
 from .errors import (
@@ -34,13 +34,16 @@ from .errors import (
 )
 from .manifest import SIGNATURE
 from .pack import Pack, read_pack, refittable, stored_weights
-from .parity import References, run_all
-from .plan import Plan
+from .parity import TOLERANCES, References, relative_errors, run_all
+from .plan import Plan, Step
 from .sources import is_code, read_sources, unpacked
 from .spec import InputSpec, format_layers
 from .staging import staged
 from .targets import load_target
 from .tasks import Task, tuned_blocks
+
+NOISE = 16
+"""Inputs on which the other tasks are compared, beside those that parity was checked on."""
 
 
 def graft(
@@ -52,13 +55,15 @@ def graft(
     name: str | None = None,
     without: Collection[str] = (),
     calibration: Batch | None = None,
+    rounding: bool = False,
     say: Say = lambda line: None,
 ) -> Bundle:
     """Put the task of a pack into a bundle, under its own name or `name`; the bundle with it.
 
     `out`: a new bundle; by default the old one is replaced. `model`: where the network's code lies, needed
     where it is not a library's. `without`: engines to leave out. `calibration`: inputs (n, C, H, W) that
-    int8 engines need. Measurements and a signature are not taken over.
+    int8 engines need. `rounding`: others may be rounded otherwise, as may be where a task is replaced by one on
+    other blocks; parity is still checked. Measurements and a signature are not taken over.
 
     Raises CheckpointError (the pack, or it does not belong here), BundleError, ModelError, TaskError,
     Unavailable (an engine that cannot be compiled here; told first), CheckFailed (another task would change).
@@ -75,7 +80,11 @@ def graft(
     task = unpacked(backbone, pack, name)
     say(f"task {task.name}: tuned blocks {format_layers(tuned_blocks(backbone, task))}, {_told(task, tasks)}")
     with staged(final) as folder:
-        built = _built(bundle, backbone, _with(tasks, task), task.name, folder, say)
+        options, together = _options(bundle), _with(tasks, task)
+        apart = _apart(bundle, backbone, together, task.name, options)
+        like = References.load(bundle.path)
+        built = build(backbone, together, folder, options, like=like, apart=apart, say=say)
+        _compare(bundle, built, task.name, rounding, say)
         for target in targets:
             say(f"compiling for {target.name}")
             make = _refit(bundle, built, pack, task.name, target, say)
@@ -171,49 +180,56 @@ def _options(bundle: Bundle) -> BuildOptions:
     return BuildOptions(manifest.batch, cast(Any, manifest.merge), cast(Any, manifest.lowering))
 
 
-def _built(
-    old: Bundle, backbone: Backbone, tasks: Sequence[Task], task: str, folder: Path, say: Say
-) -> Bundle:
-    """The new bundle in `folder`, in which only `task` answers other bits than before. Raises CheckFailed.
+def _apart(
+    old: Bundle, backbone: Backbone, tasks: Sequence[Task], task: str, options: BuildOptions
+) -> tuple[str, ...]:
+    """The tasks that run shared blocks by themselves, so that nothing is computed otherwise for the others.
 
-    Where shared blocks run for one stream more, in a larger batch, a runtime may round otherwise. Then the task
-    runs them by itself, which leaves what is computed for the others as it was.
+    A runtime may round otherwise where a block runs for one stream more, in a larger batch. So the new task runs
+    apart, unless all the others' steps stay the same with it, or change either way.
     """
-    options, references, others = _options(old), References.load(old.path), _names(old, task)
-    apart = Plan.from_json(old.manifest.plan).apart
-    built = build(backbone, tasks, folder, options, like=references, apart=apart, say=say)
-    if moved := _moved(old, built, others):
-        say(f"packed with {task}, {', '.join(moved)} would be rounded otherwise: {task} runs apart")
-        apart = tuple(dict.fromkeys((*apart, task)))
-        built = build(backbone, tasks, folder, options, like=references, apart=apart, say=say)
-        _check_unchanged(old, built, others)
-    say(f"unchanged bit for bit: {', '.join(others)}")
-    return built
+    before = Plan.from_json(old.manifest.plan)
+    for apart in (before.apart, tuple(dict.fromkeys((*before.apart, task)))):
+        if _steps(plan_for(backbone, tasks, options, apart), task) == _steps(before, task):
+            return apart
+    return before.apart
 
 
-def _names(bundle: Bundle, task: str) -> list[str]:
-    return [entry.name for entry in bundle.manifest.tasks if entry.name != task]
+def _steps(plan: Plan, task: str) -> list[Step]:
+    """What is computed for the others, the steps of streams other than the task's own."""
+    return [step for step in plan.steps if set(step.streams) != {task}]
 
 
 def _moved(old: Bundle, new: Bundle, outputs: Sequence[str]) -> dict[str, float]:
-    """The outputs that are not the same bits as before, on the stored inputs, and by how much they differ."""
-    before, after = (_answers(each, References.load(old.path)) for each in (old, new))
+    """The outputs that are not the same bits as before, with the relative error: on stored inputs and noise."""
+    noise = np.random.default_rng(0).standard_normal((NOISE, *old.manifest.input.shape)).astype(np.float32)
+    inputs = np.concatenate([References.load(old.path).inputs, noise])
+    before, after = (_answers(each, inputs) for each in (old, new))
     moved = [name for name in outputs if not np.array_equal(before[name], after[name])]
-    return {name: float(np.abs(before[name] - after[name]).max()) for name in moved}
+    return {name: float(relative_errors(after[name], before[name]).max()) for name in moved}
 
 
-def _check_unchanged(old: Bundle, new: Bundle, outputs: Sequence[str]) -> None:
-    for name, off in _moved(old, new, outputs).items():
+def _compare(old: Bundle, new: Bundle, task: str, rounding: bool, say: Say) -> None:
+    """Say what became of all outputs but `task`. Raises CheckFailed where they moved and must not."""
+    others = [entry.name for entry in old.manifest.tasks if entry.name != task]
+    moved = _moved(old, new, others)
+    told = ", ".join(f"{name}, relative error {error:.1g}" for name, error in moved.items())
+    allowed = TOLERANCES["fp32"] if rounding else 0
+    if not all(error <= allowed for error in moved.values()):
         raise CheckFailed(
-            f"with the pack in, {name} would not answer the same bits as before: off by up to {off:.1g}",
-            "give --name to add it beside the task that it would replace; exporting all again allows for rounding",
+            f"with the pack in, others would not answer the same bits as before: {told}",
+            "--rounding takes as much as parity does; --name NAME adds the task beside the one it would replace",
         )
+    if moved:
+        say(f"rounded otherwise than before: {told}")
+    if kept := [name for name in others if name not in moved]:
+        say(f"unchanged bit for bit: {', '.join(kept)}")
 
 
-def _answers(bundle: Bundle, references: References) -> dict[str, npt.NDArray[Any]]:
+def _answers(bundle: Bundle, inputs: Batch) -> dict[str, npt.NDArray[Any]]:
     target = load_target("cpu")
     engine = get_backend(target.backend).load(bundle.path, "graph", target)
-    return run_all(engine, references.inputs, bundle.manifest.batch)
+    return run_all(engine, inputs, bundle.manifest.batch)
 
 
 def _refit(old: Bundle, new: Bundle, pack: Pack, task: str, target: Target, say: Say) -> Compile | None:

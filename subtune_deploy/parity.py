@@ -136,7 +136,9 @@ def _check_own(task: str, got: npt.NDArray[Any], references: References) -> None
     """Nearer to the answers of its own stand-alone model than to another task's: a wide tolerance hides a swap."""
     right = references.answers[task]
     for other, answers in references.answers.items():
-        if answers.shape == right.shape == got.shape and np.linalg.norm(got - answers) < np.linalg.norm(got - right):
+        if answers.shape == right.shape == got.shape and np.linalg.norm(got - answers) < np.linalg.norm(
+            got - right
+        ):
             raise ParityError(
                 f"task {task} answers more like {other} than like its own stand-alone model",
                 "export and compile the bundle again; report it, with the model's name, if it happens again",

@@ -178,11 +178,14 @@ class _Planner:
 
     def _executions(self, node: Node, pieces: list[Streams]) -> Iterator[tuple[tuple[str, ...], Streams]]:
         """(versions, streams) of each step: a piece each, or all of them as one grouped operator."""
-        versions = tuple(self._version(node, piece[0]) for piece in pieces)
-        if self._can_group(node, pieces, versions):
-            yield versions, tuple(stream for piece in pieces for stream in piece)
+        lone = [piece for piece in pieces if self.apart.intersection(piece)]
+        shared = [piece for piece in pieces if piece not in lone]
+        versions = tuple(self._version(node, piece[0]) for piece in shared)
+        if self._can_group(node, shared, versions):
+            yield versions, tuple(stream for piece in shared for stream in piece)
         else:
-            yield from (((version,), piece) for version, piece in zip(versions, pieces, strict=True))
+            lone = shared + lone
+        yield from (((self._version(node, piece[0]),), piece) for piece in lone)
 
     def _can_group(self, node: Node, pieces: Sequence[Streams], versions: Sequence[str]) -> bool:
         distinct = len(versions) > 1 and len(set(versions)) == len(versions)

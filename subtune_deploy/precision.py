@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .backends.base import ROLES, Batch, Target, not_compiled, source_file
-from .calibration import check_calibration, read_calibration
+from .calibration import check_calibration
 from .errors import BundleError, InputError, ModelError, SubtuneError, did_you_mean
 from .quantization import SIGNED, UNSIGNED, quantized
 from .spec import INPUT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-__all__ = ["PRECISIONS", "carried", "converted", "narrowed", "read_calibration", "signed"]
 
 NARROW = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
 PRECISIONS = (*NARROW, "int8")

@@ -164,6 +164,12 @@ def _parts(backbone: Backbone, path: Path, state: Mapping[str, Tensor]) -> dict[
     fixed = {key: base[key] for unit, names in units.items() if unit not in backbone.heads for key in names}
     check_shapes(path, state, fixed)
     check_finite(path, state)
+    for key in expected:
+        if key in state and state[key].is_floating_point() != expected[key].is_floating_point():
+            raise CheckpointError(
+                f"{path}: {key} is {state[key].dtype}, the base's is {expected[key].dtype}",
+                "have the pack made again",
+            )
     return {
         unit: {short: state[key] for key, short in names.items() if key in state}
         for unit, names in units.items()

@@ -16,7 +16,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["UNITS", "Rate", "Target", "check_target", "in_base_units", "list_targets", "load_target", "recipes_folder"]
+__all__ = [
+    "UNITS",
+    "Rate",
+    "Target",
+    "check_target",
+    "in_base_units",
+    "list_targets",
+    "load_target",
+    "recipes_folder",
+]
 
 UNITS = {
     "compute": {"GMAC/s": 1e9, "TMAC/s": 1e12},

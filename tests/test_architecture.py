@@ -12,18 +12,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
-    "errors spec records staging tensorfile pictures checkpoint factory models blocks topology tracing probing backbone heads "
-    "diff "
-    "tasks plan layouts grouped multitask folding export backends targets stats environment conditions measure "
-    "calibration bias_correction quantization precision manifest bundle parity references runtime footprint results result_tables "
-    "timing proof compiling pack sources build archive signing triton graft ship run_folder sweep tuning "
-    "demo_tables demo cli"
+    "errors spec records staging tensorfile pictures checkpoint factory models blocks topology tracing "
+    "probing backbone heads diff tasks plan layouts grouped multitask folding export backends targets stats "
+    "environment conditions measure calibration bias_correction quantization precision manifest bundle parity "
+    "references runtime footprint results result_tables timing proof compiling pack sources build archive "
+    "signing triton graft ship run_folder sweep tuning demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
     "errors spec records staging tensorfile pictures topology plan backends targets stats environment conditions "
-    "measure calibration bias_correction quantization precision manifest bundle parity runtime footprint results result_tables "
-    "timing proof compiling pack archive signing triton run_folder"
+    "measure calibration bias_correction quantization precision manifest bundle parity runtime footprint results "
+    "result_tables timing proof compiling pack archive signing triton run_folder"
 ).split()
 
 

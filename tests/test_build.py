@@ -11,8 +11,8 @@ from tiny_networks import SIZE, Net, backbone, lively
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.build import BuildOptions, build
-from subtune_deploy.compiling import check_graph, compile_bundle
 from subtune_deploy.bundle import open_bundle
+from subtune_deploy.compiling import check_graph, compile_bundle
 from subtune_deploy.errors import InputError, ModelError, ParityError, TaskError
 from subtune_deploy.models import Model
 from subtune_deploy.spec import InputSpec

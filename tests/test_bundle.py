@@ -147,7 +147,12 @@ def set_at(*keys: Any) -> Callable[[dict[str, Any]], object]:
             set_at(
                 "engines",
                 "cpu",
-                {"backend": "b", "precision": "p", "versions": {}, "files": ["cpu/target.json", "graph.onnx"]},
+                {
+                    "backend": "b",
+                    "precision": "p",
+                    "versions": {},
+                    "files": ["cpu/target.json", "graph.onnx"],
+                },
             ),
             "engine 'cpu' claims the file 'cpu/target.json'",
         ),
@@ -157,7 +162,10 @@ def set_at(*keys: Any) -> Callable[[dict[str, Any]], object]:
         ),
         (set_at("files", "a\ud800", "0" * 64), "is no path inside"),
         (set_at("files", "model.sig", "0" * 64), "is no path inside"),
-        (set_at("tasks", 1, "labels", ["heron", "jay", "robin"]), "was edited or damaged after it was written"),
+        (
+            set_at("tasks", 1, "labels", ["heron", "jay", "robin"]),
+            "was edited or damaged after it was written",
+        ),
     ],
 )
 def test_a_malformed_manifest_is_refused(
@@ -236,7 +244,9 @@ def test_compiling_again_replaces_the_engine_and_what_was_found_out_about_it(bun
     first = add_engine(bundle, CPU, lambda _: Checked([{"task": "birds"}]))
     others = {"target": "other", "added": 0.2}
     save_manifest(first.path, replace(first.manifest, measurements=({"target": "cpu", "added": 0.1}, others)))
-    second = add_engine(open_bundle(first.path), replace(CPU, threads=2), lambda _: Checked([{"task": "base"}]))
+    second = add_engine(
+        open_bundle(first.path), replace(CPU, threads=2), lambda _: Checked([{"task": "base"}])
+    )
     assert second.manifest.parity == ({"task": "base", "engine": "cpu"},)
     assert second.manifest.measurements == (others,)
     assert engine_target(second, "cpu").threads == 2
@@ -283,7 +293,12 @@ def test_a_recipe_in_the_bundle_that_is_malformed_is_refused(bundle: Bundle) -> 
     path = bundle.path / "cpu" / "target.json"
     other = '{"name": "cpu", "backend": "openvino", "precision": "fp32", "description": ""}'
     unknown = other.replace("openvino", "abacus")
-    for content, complaint in (('{"name": 3}', "name is 3|is missing"), ("no json", "cannot be read"), (other, "not the recipe of"), (unknown, "abacus")):
+    for content, complaint in (
+        ('{"name": 3}', "name is 3|is missing"),
+        ("no json", "cannot be read"),
+        (other, "not the recipe of"),
+        (unknown, "abacus"),
+    ):
         path.write_text(content)
         with pytest.raises(BundleError, match=complaint):
             engine_target(bundle, "cpu")

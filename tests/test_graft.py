@@ -195,6 +195,28 @@ def test_streams_that_ran_alone_are_not_rounded_otherwise(
     assert differing(answers(before), answers(grafted)) == []
 
 
+def test_a_task_that_others_were_packed_with_leaves_them_a_smaller_batch_only_if_that_is_taken(
+    tmp_path: Path,
+) -> None:
+    backbone, cpu = network(), load_target("cpu")
+    tasks = [task(backbone, "birds", (1,), 1), task(backbone, "signs", (2,), 2)]
+    bundle = compile_bundle(build(backbone, tasks, tmp_path / "b" / "bundle"), cpu)
+    pack = write(tmp_path / "p", backbone, task(backbone, "birds", (3, 4), 9))
+    before = answers(bundle)
+    hint = refuse(CheckFailed, "the same bits as before: base, relative error", bundle, pack)
+    assert "--rounding" in hint
+    assert "--name" in hint
+    beside = graft(bundle.path, pack, tmp_path / "beside", model=CHAIN, name="birds2")
+    assert differing(before, answers(beside)) == []
+    said: list[str] = []
+    after = answers(
+        graft(bundle.path, pack, tmp_path / "rounded", model=CHAIN, rounding=True, say=said.append)
+    )
+    assert any(line.startswith("rounded otherwise than before: base, relative") for line in said)
+    for name in ("base", "signs"):
+        assert np.abs(before[name] - after[name]).max() < 1e-6 * np.abs(before[name]).max()
+
+
 def test_one_task_after_the_other_is_grafted(tmp_path: Path) -> None:
     backbone, cpu = network(), load_target("cpu")
     bundle = compile_bundle(build(backbone, [task(backbone, "t0", (3, 4), 1)], tmp_path / "b"), cpu)
@@ -347,7 +369,15 @@ def test_code_is_not_run_unasked_and_must_be_that_network(bundle: Bundle, cats: 
 
 
 def test_code_that_became_another_network_is_noticed_by_its_answers(bundle: Bundle, cats: Path) -> None:
-    refuse(CheckFailed, "base would not answer the same bits", bundle, cats, model="tiny_factories:flipped")
+    for rounding in (False, True):
+        refuse(
+            CheckFailed,
+            "same bits as before: base,",
+            bundle,
+            cats,
+            model="tiny_factories:flipped",
+            rounding=rounding,
+        )
 
 
 def test_a_folder_inside_the_bundle_is_refused(bundle: Bundle, cats: Path) -> None:

@@ -36,6 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     signs = standalone(backbone, candidate_task(backbone, "signs", (16,), seed=2, classes=3))
     write_state(folder / "signs.safetensors", signs.state_dict(), {})
     shutil.copy(sample_pictures()[0], folder / "picture.jpg")
+    camera = "export --model resnet50 --weights base.pt --task signs=signs.safetensors -o engines/camera"
+    run(["subtune-deploy", *camera.split()], folder)
     return folder
 
 
@@ -48,7 +50,19 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_the_readme_shows_the_main_commands() -> None:
     shown = {command.split()[1] for command in COMMANDS}
-    assert shown >= {"blocks", "export", "compile", "bench", "verify", "sweep", "results", "run"}
+    assert shown >= {
+        "blocks",
+        "export",
+        "compile",
+        "bench",
+        "verify",
+        "sweep",
+        "results",
+        "run",
+        "ship",
+        "unpack",
+        "graft",
+    }
     assert len(PYTHON) == 1
 
 

@@ -366,7 +366,7 @@ def test_a_batch_that_the_engine_does_not_take_costs_no_memory(tmp_path: Path) -
     record = add_engine(make_bundle(tmp_path / "bundle", batch=2), TARGETS["onnxruntime"])
     for batch in (1, 10**9, 10**30):
         path = edited(record, lambda document, batch=batch: document.update(batch=batch))
-        with pytest.raises(BundleError, match="it takes 2x3x8x8, not 1x3x8x8|batch is 10"):
+        with pytest.raises(BundleError, match=r"it takes 2x3x8x8, not 1x3x8x8|batch is 10"):
             Bundle.open(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,21 @@ def test_a_real_engine_of_another_fork_is_noticed(tmp_path: Path) -> None:
     found = find(source(tmp_path, head__birds__weight=other), engine)
     with pytest.raises(BundleError, match="of birds"):
         check(path, found)
+
+
+def test_layouts_that_would_be_many_times_as_large_take_no_memory(tmp_path: Path) -> None:
+    kernel = RANDOM.standard_normal((1024, 1024, 1, 1)).astype(np.float32)  # 64 times as large in rows of 64
+    depthwise = RANDOM.standard_normal((4096, 1, 3, 3)).astype(np.float32)
+    path = source(tmp_path, a__base__weight=kernel, b__base__weight=depthwise)
+    filled = np.pad(depthwise.transpose(0, 2, 3, 1), ((0, 0),) * 3 + ((0, 3),))
+    engine = kernel.tobytes() + filled.tobytes()
+    tracemalloc.start()
+    found = summary(find(path, engine))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["a.base.weight"] == {"0,1,2,3": 1}
+    assert found["b.base.weight"] == {"0,2,3,1 in rows of 4": 1}
+    assert peak < 12 * (kernel.nbytes + depthwise.nbytes)
 
 
 def test_a_large_file_takes_seconds(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from .common import (
     UNASKED,
     bar,
     bundle_argument,
+    calibrate_option,
     json_option,
     key_option,
     messages,
     print_json,
     print_table,
+    read_inputs,
     targets_option,
 )
 
@@ -33,25 +35,19 @@ NOT_RUN = (
 @click.command("compile")
 @bundle_argument
 @targets_option
-@click.option(
-    "--calibrate",
-    metavar="FOLDER|FILE",
-    type=click.Path(path_type=Path),
-    help="For int8 targets: pictures, or an array (n, C, H, W) as .npy or .npz.",
-)
+@calibrate_option
 def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> None:
     """Engines for targets, kept if every task answers rightly."""
     from ..backends import get_backend
     from ..bundle import open_bundle
     from ..compiling import compile_bundle
-    from ..precision import read_calibration
     from ..targets import load_target
 
     recipes = [load_target(name) for name in targets]
     bundle = open_bundle(folder)
     for recipe in recipes:
         get_backend(recipe.backend)  # told before the first engine is built, not between two
-    calibration = read_calibration(calibrate, bundle.manifest.input) if calibrate else None
+    calibration = read_inputs(calibrate, folder)
     for recipe in recipes:
         with bar(f"compiling for {recipe.name}") as tick:
             bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick)

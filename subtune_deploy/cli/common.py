@@ -22,6 +22,7 @@ from ..spec import parse_layers
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..backends.base import Batch
     from ..bundle import Bundle
 
 UNWRAPPED = 10_000
@@ -90,6 +91,12 @@ targets_option = click.option(
     help="A recipe's name, or its file; repeatable.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+calibrate_option = click.option(
+    "--calibrate",
+    metavar="FOLDER|FILE",
+    type=click.Path(path_type=Path),
+    help="For int8 targets: pictures, or an array (n, C, H, W) as .npy or .npz.",
+)
 key_option = click.option(
     "--key",
     type=click.Path(path_type=Path),
@@ -129,6 +136,14 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
 def read_layers(text: str, backbone: Backbone) -> tuple[int, ...]:
     """A fork of this backbone; `none` is the empty one. Raises LayersError."""
     return () if text == "none" else parse_layers(text, len(backbone.blocks))
+
+
+def read_inputs(path: Path | None, folder: Path) -> Batch | None:
+    """Calibration data for the bundle in `folder`, where a path to some was given."""
+    from ..bundle import open_bundle
+    from ..calibration import read_calibration
+
+    return None if path is None else read_calibration(path, open_bundle(folder).manifest.input)
 
 
 def compiled(bundle: Bundle, target: str | None) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import UNASKED, bundle_argument, key_option, messages, status
+from .common import UNASKED, bundle_argument, calibrate_option, key_option, messages, read_inputs, status
 
 _FILE = click.Path(path_type=Path)
 
@@ -71,14 +71,35 @@ def unpack(archive: Path, out: Path, key: Path | None) -> None:
 @click.option("-o", "--out", type=_FILE, help="The new bundle; default: in place of the old one.")
 @click.option("--model", metavar="MODEL", help="The backbone, where the bundle's own name of it is a file.")
 @click.option("--name", metavar="NAME", help="The task's name here; default: the pack's.")
+@calibrate_option
+@click.option(
+    "--rounding", is_flag=True, help="Take other tasks' answers that differ by rounding, up to 1e-4 relative."
+)
 @click.option("--without", multiple=True, metavar="TARGET", help="An engine to leave out; repeatable.")
 def graft(
-    folder: Path, pack: Path, out: Path | None, model: str | None, name: str | None, without: tuple[str, ...]
+    folder: Path,
+    pack: Path,
+    out: Path | None,
+    model: str | None,
+    name: str | None,
+    calibrate: Path | None,
+    rounding: bool,
+    without: tuple[str, ...],
 ) -> None:
     """Add a pack's task to a bundle, or replace it; every engine is compiled again."""
     from ..graft import graft as rebuild
 
-    bundle = rebuild(folder, pack, out, model=model, name=name, without=without, say=messages.print)
+    bundle = rebuild(
+        folder,
+        pack,
+        out,
+        model=model,
+        name=name,
+        calibration=read_inputs(calibrate, folder),
+        rounding=rounding,
+        without=without,
+        say=messages.print,
+    )
     click.echo(f"tasks: {', '.join(task.name for task in bundle.manifest.tasks)}")
     click.echo(f"engines: {', '.join(bundle.manifest.engines) or 'none'}")
     click.echo(f"bundle: {bundle.path}")
