@@ -24,6 +24,7 @@ import numpy as np
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Batch, Engine
+from subtune_deploy.backends.onnxruntime import open_literally
 from subtune_deploy.backends.tensorrt.builder import build as build_engine
 from subtune_deploy.backends.tensorrt.builder import parse
 from subtune_deploy.backends.tensorrt.interpreter import open_interpreter
@@ -37,7 +38,6 @@ from subtune_deploy.errors import BundleError
 from subtune_deploy.models import load_model
 from subtune_deploy.parity import References, relative_errors, run_all
 from subtune_deploy.precision import converted
-from subtune_deploy.proof import open_source
 from subtune_deploy.tasks import candidate_task
 from subtune_deploy.tracing import example
 
@@ -154,7 +154,7 @@ def proven(source: Path, references: References, batch: int | None) -> dict[str,
 def other(source: Path, references: References, batch: int | None) -> Mapping[str, Any] | None:
     """ONNX Runtime's answers; None where it lacks an operator in this precision."""
     try:
-        engine: Engine = open_source(source / "graph.onnx")
+        engine: Engine = open_literally(source / "graph.onnx")
     except BundleError:
         return None
     return run_all(engine, references.inputs, batch)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, SubtuneError
-from .manifest import MANIFEST, SIGNATURE
+from .manifest import LARGEST, MANIFEST, SIGNATURE
 from .staging import staged
 
 BLOCK = 512
@@ -25,7 +25,7 @@ CHUNK = 1 << 20
 
 LIMIT = 64 << 30
 """Bytes of the largest archive that is unpacked, unless a caller says otherwise."""
-LIMITS = {MANIFEST: 64 << 20, SIGNATURE: 16 << 20}
+LIMITS = {MANIFEST: LARGEST, SIGNATURE: 16 << 20}
 """Bytes of the largest manifest and signature."""
 FILES = 10_000
 """Files in a bundle, at most."""

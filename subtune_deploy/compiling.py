@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backends import get_backend
-from .backends.base import ROLES, Batch, Inspectable, Progress, Target, silent
+from .backends.base import ROLES, Batch, Engine, Inspectable, Progress, Target, silent
 from .bundle import Bundle, Checked, Compile, add_engine, engine_source
 from .errors import BundleError, Unavailable
 from .manifest import RESTORE
@@ -74,7 +74,12 @@ def _references(bundle: Bundle) -> References:
 
 def check_graph(folder: Path, batch: int | None) -> list[dict[str, Any]]:
     """Parity figures of the ONNX files themselves, as ONNX Runtime runs them. Raises ParityError."""
-    target = load_target("cpu")
-    graph, lone = (get_backend(target.backend).load(folder, role, target) for role in ROLES)
-    figures = check(graph, lone, References.load(folder), batch=batch, precision=target.precision)
+    graph, lone = (open_graph(folder, role) for role in ROLES)
+    figures = check(graph, lone, References.load(folder), batch=batch, precision="fp32")
     return [{**figure, "engine": GRAPH} for figure in figures]
+
+
+def open_graph(folder: Path, role: str = "graph") -> Engine:
+    """The ONNX file of `role` itself, as ONNX Runtime runs it on the CPU. Raises BundleError, Unavailable."""
+    target = load_target("cpu")
+    return get_backend(target.backend).load(folder, role, target)

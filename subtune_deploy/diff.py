@@ -19,9 +19,7 @@ from .checkpoint import (
     match_keys,
 )
 from .errors import CheckpointError
-
-FORMAT = "subtune-task"
-"""Metadata value of files that hold only what differs from their base."""
+from .spec import TASK_FORMAT
 
 STATISTICS = ("running_mean", "running_var")
 """How batch-norm's running statistics end."""
@@ -45,7 +43,7 @@ def compare(backbone: Backbone, checkpoint: Checkpoint) -> Difference:
 
     A file of format `subtune-task` holds only what differs, and all that it holds is meant, statistics too.
     """
-    explicit = checkpoint.metadata.get("format") == FORMAT
+    explicit = checkpoint.metadata.get("format") == TASK_FORMAT
     base = backbone.model.state_dict()
     parts = _by_unit(backbone, _complete(backbone, checkpoint, base, explicit))
     base_parts = _by_unit(backbone, base)

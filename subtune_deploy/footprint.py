@@ -24,7 +24,7 @@ from .bundle import Bundle, open_bundle
 from .environment import kilobytes
 from .errors import CheckFailed, InputError, SubtuneError, did_you_mean
 from .manifest import RECIPE
-from .runtime import load_engine
+from .runtime import engine_files, load_engine
 
 RUNS = 3
 """The first run allocates what later runs use again; some libraries settle only after the second."""
@@ -102,11 +102,9 @@ def _measured(bundle: Path, target: str, role: str) -> Footprint:
 
 
 def engine_bytes(bundle: Bundle, target: str, role: str) -> int:
-    """Size of the files of a role's engine. A file that is called after no role serves every role; the recipe
-    serves nobody who runs the engine."""
-    apart = {other for other in ROLES if other != role}
-    files = [bundle.path / name for name in bundle.manifest.engines[target].files]
-    return sum(p.stat().st_size for p in files if p.name.split(".")[0] not in apart and p.name != RECIPE)
+    """Size of the files that a role's engine is loaded from, the recipe aside."""
+    files = [bundle.path / name for name in engine_files(bundle.manifest.engines[target], role)]
+    return sum(path.stat().st_size for path in files if path.name != RECIPE)
 
 
 def _memory(key: str) -> int | None:

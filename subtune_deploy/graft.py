@@ -22,7 +22,7 @@ from .backends import get_backend
 from .backends.base import Batch, Progress, Target
 from .build import BuildOptions, Say, build, plan_for
 from .bundle import SOURCE, Bundle, Compile, engine_target, open_bundle
-from .compiling import compile_bundle
+from .compiling import compile_bundle, open_graph
 from .errors import (
     BundleError,
     CheckFailed,
@@ -39,7 +39,6 @@ from .plan import Plan, Step
 from .sources import is_code, read_sources, unpacked
 from .spec import InputSpec, format_layers
 from .staging import staged
-from .targets import load_target
 from .tasks import Task, tuned_blocks
 
 NOISE = 16
@@ -204,7 +203,7 @@ def _moved(old: Bundle, new: Bundle, outputs: Sequence[str]) -> dict[str, float]
     """The outputs that are not the same bits as before, with the relative error: on stored inputs and noise."""
     noise = np.random.default_rng(0).standard_normal((NOISE, *old.manifest.input.shape)).astype(np.float32)
     inputs = np.concatenate([References.load(old.path).inputs, noise])
-    before, after = (_answers(each, inputs) for each in (old, new))
+    before, after = (run_all(open_graph(each.path), inputs, each.manifest.batch) for each in (old, new))
     moved = [name for name in outputs if not np.array_equal(before[name], after[name])]
     return {name: float(relative_errors(after[name], before[name]).max()) for name in moved}
 
@@ -224,12 +223,6 @@ def _compare(old: Bundle, new: Bundle, task: str, rounding: bool, say: Say) -> N
         say(f"rounded otherwise than before: {told}")
     if kept := [name for name in others if name not in moved]:
         say(f"unchanged bit for bit: {', '.join(kept)}")
-
-
-def _answers(bundle: Bundle, inputs: Batch) -> dict[str, npt.NDArray[Any]]:
-    target = load_target("cpu")
-    engine = get_backend(target.backend).load(bundle.path, "graph", target)
-    return run_all(engine, inputs, bundle.manifest.batch)
 
 
 def _refit(old: Bundle, new: Bundle, pack: Pack, task: str, target: Target, say: Say) -> Compile | None:

@@ -14,6 +14,7 @@ from . import __version__
 from .errors import BundleError, InputError, did_you_mean
 from .records import to_plain, to_record
 from .spec import BASE, Block, InputSpec, check_task_name
+from .targets import NAME
 
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
@@ -24,8 +25,6 @@ SCHEMA = 2
 LARGEST = 64 << 20
 """Bytes of a manifest that are read; one with all measurements has a few million."""
 LARGEST_BATCH = 1 << 16
-NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
-"""Of a target, and so of an engine's folder."""
 
 NO_BUNDLE = "give the folder that subtune-deploy export wrote"
 RESTORE = "restore the files, or export and compile the bundle again"

@@ -22,11 +22,10 @@ from . import __version__
 from .bundle import Bundle
 from .errors import BundleError, CheckpointError, InputError, TaskError, did_you_mean
 from .records import to_plain, to_record
-from .spec import BASE, InputSpec, check_task_name, parse_layers
+from .spec import BASE, TASK_FORMAT, InputSpec, check_task_name, parse_layers
 from .staging import replaced_file
 from .tensorfile import StoredTensor, read_tensors, write_tensors
 
-FORMAT = "subtune-task"
 SCHEMA = "1"
 SUFFIX = ".pack"
 WEIGHTS = "weights"
@@ -73,7 +72,7 @@ def stored_weights(name: str) -> str:
 def save_pack(path: Path, about: About, tensors: Mapping[str, StoredTensor]) -> None:
     """Write the pack `path`, the same bytes for the same task. Raises OSError."""
     own = {key: value if isinstance(value, str) else _json(value) for key, value in _fields(about).items()}
-    write_tensors(path, tensors, {"format": FORMAT, "schema": SCHEMA, **own})
+    write_tensors(path, tensors, {"format": TASK_FORMAT, "schema": SCHEMA, **own})
 
 
 def _fields(about: About) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def read_pack(path: Path | str) -> Pack:
     """The pack in file `path`. Raises CheckpointError for anything else, and for one that was altered."""
     path = Path(path)
     metadata, tensors = read_tensors(path)
-    if metadata.pop("format", None) != FORMAT:
+    if metadata.pop("format", None) != TASK_FORMAT:
         raise CheckpointError(
             f"{path} is no task pack", "give a file that subtune-deploy ship --as pack wrote"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .backends.base import ROLES, Batch, Target, not_compiled, source_file
+from .backends.base import ROLES, Batch, Target, not_compiled, provider, source_file
 from .calibration import check_calibration
 from .errors import BundleError, InputError, ModelError, SubtuneError, did_you_mean
 from .quantization import SIGNED, UNSIGNED, quantized
@@ -31,19 +31,18 @@ BF16_OPSET = 22
 
 def carried(target: Target) -> bool:
     """Whether the target's precision is one of the graph, not one that its backend is asked for."""
-    if target.backend in ("tensorrt", "tensorrt_rtx"):
-        return target.precision in PRECISIONS
-    if target.backend == "onnxruntime" and target.options.get("provider", "cpu") != "cpu":
-        return target.precision in PRECISIONS
-    return target.backend in ("onnxruntime", "openvino") and target.precision == "int8"
+    return target.precision in (("int8",) if _on_cpu(target) else PRECISIONS)
 
 
 def signed(target: Target) -> bool:
     """Whether the target's int8 activations must be signed, as on a GPU; on a CPU unsigned ones run faster."""
-    on_cpu = target.backend == "openvino" or (
-        target.backend == "onnxruntime" and target.options.get("provider", "cpu") == "cpu"
+    return not _on_cpu(target)
+
+
+def _on_cpu(target: Target) -> bool:
+    return target.backend in ("openvino", "torch") or (
+        target.backend == "onnxruntime" and provider(target) == "cpu"
     )
-    return not on_cpu
 
 
 def converted(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .backends.base import ROLES, Engine, Inspectable, Target, source_file
+from .backends.onnxruntime import open_literally
 from .errors import BundleError, Unavailable
 from .parity import TOLERANCES, References, check, compare, run_all
+from .spec import GRAPH
 
 BY: Literal["parsed network"] = "parsed network"
 """What answered, in a parity figure: not the engine itself."""
@@ -47,7 +49,7 @@ def prove(
         return [], {**facts, BY: f"not executed: {error.message}"}
     figures = check(graph, lone, references, batch=batch, precision=target.precision, by=BY)
     try:
-        other = open_source(source_file(source, "graph.onnx"))
+        other = open_literally(source_file(source, GRAPH))
     except BundleError as error:
         if target.precision not in _BEYOND_ONNX_RUNTIME:
             raise
@@ -56,24 +58,6 @@ def prove(
         figures += _against(other, graph, references, batch, target.precision)
         facts[OTHER] = "compared"
     return figures, facts
-
-
-def open_source(path: Path) -> Engine:
-    """The ONNX file `path` as ONNX Runtime runs it literally, with no optimisation. Raises BundleError."""
-    import onnxruntime
-
-    from .backends.onnxruntime import PROVIDER, OnnxRuntimeEngine
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
-    except Exception as error:  # its exceptions share no base class
-        raise BundleError(f"{path} cannot be run by {OTHER}: {error}", "export the bundle again") from error
-    (given,) = session.get_inputs()
-    shape = tuple(length if isinstance(length, int) else None for length in given.shape)
-    return OnnxRuntimeEngine(session, tuple(each.name for each in session.get_outputs()), shape, 0)
 
 
 def _against(

@@ -142,9 +142,8 @@ class Bundle:
                 return self.engine.run(batch)
         except SubtuneError:
             raise
-        except Exception as error:  # what the libraries raise has no class in common
-            reason = (str(error).splitlines() or [type(error).__name__])[-1]
-            raise CheckFailed(f"engine {self.target} failed while it ran: {reason}", COMPILE_AGAIN) from error
+        except Exception as error:
+            raise failed(self.target, error) from error
 
     def _try(self) -> None:
         """The first run, which many libraries are slow in. Raises BundleError for answers of other shapes."""
@@ -197,6 +196,12 @@ def engine_files(entry: EngineEntry, role: str) -> list[str]:
     others = {other for other in ROLES if other != role}
     paths = [(name, PurePosixPath(name)) for name in entry.files]
     return [n for n, path in paths if path.name.split(".")[0] not in others and path.parts[1] != SOURCE]
+
+
+def failed(target: str, error: Exception) -> CheckFailed:
+    """The error for an engine that failed while it ran: what the libraries raise has no class in common."""
+    reason = (str(error).splitlines() or [type(error).__name__])[-1]
+    return CheckFailed(f"engine {target} failed while it ran: {reason}", COMPILE_AGAIN)
 
 
 def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -17,6 +17,9 @@ GRAPH = "graph.onnx"
 INPUT = "input"
 """Name of the one input of every graph."""
 
+TASK_FORMAT = "subtune-task"
+"""Metadata value of files that hold only what differs from their base."""
+
 LONE = "base_alone"
 """Name under which a lowered module also answers the backbone by itself, packed with no task."""
 

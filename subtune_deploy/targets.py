@@ -36,6 +36,8 @@ UNITS = {
 
 
 MOST_THREADS = 1024
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+"""Of a target, and so of the folder of its engine."""
 
 
 def recipes_folder() -> Path:
@@ -89,7 +91,7 @@ def _read(path: Path) -> Target:
 
 def check_target(target: Target) -> None:
     """Raise InputError for a name, backend, precision, thread count or datasheet that cannot be."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", target.name):
+    if not re.fullmatch(NAME, target.name):
         raise InputError(f"name is {target.name!r}", "it names a folder: use letters, digits, - and _")
     if target.backend not in KNOWN:
         raise InputError(f"backend is {target.backend!r}", did_you_mean(target.backend, KNOWN))

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from .backbone import Backbone
 from .checkpoint import Checkpoint, fingerprint
-from .diff import FORMAT, STATISTICS, compare
+from .diff import STATISTICS, compare
 from .errors import CheckpointError, LayersError, TaskError
 from .heads import classes_of, conform, feature_axis, is_siamese, resized_state
-from .spec import BASE, check_task_name, format_layers
+from .spec import BASE, TASK_FORMAT, check_task_name, format_layers
 
 Drift: TypeAlias = Literal["refuse", "base", "fork"]
 """What to do about batch-norm statistics that moved in blocks that were not tuned."""
@@ -202,7 +202,7 @@ def task_state(backbone: Backbone, task: Task) -> tuple[dict[str, Tensor], dict[
         for key, tensor in _state(version).items()
     }
     metadata = {
-        "format": FORMAT,
+        "format": TASK_FORMAT,
         "task": task.name,
         "model": backbone.name,
         "base": fingerprint(backbone.model.state_dict()),

@@ -16,7 +16,7 @@ from .footprint import engine_bytes, footprint
 from .manifest import Manifest
 from .measure import ADAPTIVE, Measurement, Progress, Protocol, fresh_batches, measure
 from .results import Result, Timing
-from .runtime import load_engine
+from .runtime import failed, load_engine
 from .spec import BASE
 from .stats import paired_ratio, percentile
 
@@ -100,14 +100,12 @@ def _timing(measured: Measurement, bundle: Bundle, target: str, role: str, warni
 
 @contextmanager
 def _engine_errors(target: str) -> Iterator[None]:
-    """What an engine's library raises while it runs shares no base class with others."""
     try:
         yield
     except SubtuneError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[-1]
-        raise CheckFailed(f"engine {target} failed while it ran: {reason}", "verify the bundle") from error
+        raise failed(target, error) from error
 
 
 def _unsettled(protocol: Protocol) -> str:

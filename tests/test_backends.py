@@ -354,3 +354,27 @@ def test_torch_refuses_a_program_without_the_base_alone(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "program.pt2", extra_files={"outputs.json": '["base"]'})
     with pytest.raises(BundleError, match="base_alone"):
         get_backend("torch").load(tmp_path, "graph", TARGETS["torch"])
+
+
+def test_ctrl_c_is_heard_after_engines_of_openvino_came_and_went(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from tiny_bundle import TARGETS
+from subtune_deploy.backends import openvino
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder, target = Path({str(tmp_path)!r}), TARGETS["openvino"]
+for role in ("graph", "base"):
+    openvino.compile(Path({str(source)!r}), folder, role, target)
+graph = openvino.load(folder, "graph", target)
+base = openvino.load(folder, "base", target)
+del graph, base
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "heard"), done.stderr

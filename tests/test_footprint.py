@@ -14,7 +14,7 @@ from tiny_bundle import TARGETS, WEIGHTS, make_bundle, manifest, write_program
 from subtune_deploy.backends.base import ROLES
 from subtune_deploy.bundle import Bundle, add_engine, open_bundle, seal
 from subtune_deploy.errors import BundleError, CheckFailed, InputError, Unavailable
-from subtune_deploy.footprint import Footprint, footprint
+from subtune_deploy.footprint import Footprint, engine_bytes, footprint
 
 MIB = 1 << 20
 
@@ -87,6 +87,16 @@ def test_engine_bytes_are_those_of_the_role(
     for role in ROLES:
         sizes = [(made.path / target.name / name.format(role)).stat().st_size for name in files]
         assert footprint(made.path, target.name, role).engine_bytes == sum(sizes)
+
+
+def test_the_graphs_that_an_engine_was_compiled_from_are_not_part_of_it(bundle: Bundle) -> None:
+    plain = engine_bytes(bundle, "cpu", "graph")
+    (bundle.path / "cpu" / "source").mkdir()
+    (bundle.path / "cpu" / "source" / "graph.onnx").write_bytes(bytes(1000))
+    entry = bundle.manifest.engines["cpu"]
+    kept = replace(entry, files=(*entry.files, "cpu/source/graph.onnx"))
+    sealed = seal(bundle.path, replace(bundle.manifest, engines={"cpu": kept}))
+    assert engine_bytes(Bundle(bundle.path, sealed), "cpu", "graph") == plain
 
 
 def test_one_program_of_torch_serves_both_roles(tmp_path: Path) -> None:

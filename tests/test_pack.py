@@ -18,10 +18,10 @@ from tiny_factories import network
 from subtune_deploy.build import build
 from subtune_deploy.bundle import Bundle, open_bundle, save_manifest
 from subtune_deploy.checkpoint import fingerprint, read_state
-from subtune_deploy.diff import FORMAT as CHECKPOINT_FORMAT
 from subtune_deploy.errors import BundleError, CheckpointError, InputError, TaskError
-from subtune_deploy.pack import FORMAT, Pack, read_pack, refittable, write_pack
+from subtune_deploy.pack import Pack, read_pack, refittable, write_pack
 from subtune_deploy.sources import packed
+from subtune_deploy.spec import TASK_FORMAT
 from subtune_deploy.tasks import candidate_task, task_from_checkpoint, task_state
 
 LABELS = ("heron", "jay", "wren")
@@ -62,7 +62,7 @@ def test_a_pack_holds_the_blocks_and_the_head_of_one_task_and_says_where_they_be
 
 
 def test_a_pack_is_also_a_checkpoint_of_the_task(pack: Path) -> None:
-    assert FORMAT == CHECKPOINT_FORMAT
+    assert read_state(pack).metadata["format"] == TASK_FORMAT == "subtune-task"
     backbone = network()
     task = task_from_checkpoint(backbone, "birds", read_state(pack))
     expected = candidate_task(backbone, "birds", (3, 4), seed=1, classes=3)

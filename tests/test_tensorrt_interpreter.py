@@ -13,9 +13,9 @@ import torch
 from onnx import NodeProto, TensorProto, helper
 from tiny_parsed import bf16, records, write
 
+from subtune_deploy.backends.onnxruntime import open_literally
 from subtune_deploy.backends.tensorrt.interpreter import OPERATIONS, open_interpreter
 from subtune_deploy.errors import BundleError, InputError, ParityError, Unavailable
-from subtune_deploy.proof import open_source
 
 RANDOM = np.random.default_rng(5)
 SHAPE = (2, 4, 6, 5)
@@ -394,7 +394,7 @@ def executed(path: Path, batch: np.ndarray) -> np.ndarray:
 
 
 def expected(path: Path, batch: np.ndarray) -> np.ndarray:
-    return open_source(path).run(batch)["output"]
+    return open_literally(path).run(batch)["output"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -412,7 +412,7 @@ def test_an_operation_answers_as_onnx_runtime(tmp_path: Path, case: Case) -> Non
 )
 def test_a_dynamic_batch_takes_any_number(tmp_path: Path, case: Case) -> None:
     path = case.write(tmp_path, "batch")
-    engine, other = open_interpreter(records(path)), open_source(path)
+    engine, other = open_interpreter(records(path)), open_literally(path)
     assert engine.shape == (None, *case.shape[1:])
     for size in (1, 3):
         batch = case.batch(size)

@@ -61,6 +61,11 @@ class Target:
     not_run_on_hardware: bool = False
 
 
+def provider(target: Target) -> str:
+    """The execution provider that a target asks ONNX Runtime for."""
+    return str(target.options.get("provider", "cpu"))
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a backend works on this machine.

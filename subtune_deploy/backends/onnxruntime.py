@@ -37,6 +37,7 @@ from .base import (
     engine_file,
     not_compiled,
     not_loaded,
+    provider,
     silent,
     source_file,
 )
@@ -154,6 +155,24 @@ def load(folder: Path, role: str, target: Target) -> Engine:
     except Exception as error:
         raise _not_opened(path, chosen, error) from error
     _check_provider(session, chosen)
+    return _engine(path, session)
+
+
+def open_literally(path: Path) -> Engine:
+    """The ONNX file `path` on the CPU, operator by operator as it is written. Raises BundleError."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = _session(path, options, providers=[PROVIDER])
+    except Exception as error:  # its exceptions share no base class
+        raise not_compiled(path, error) from error
+    return _engine(path, session)
+
+
+def _engine(path: Path, session: Any) -> Engine:
     inputs = session.get_inputs()
     if [each.name for each in inputs] != [INPUT]:
         raise BundleError(
@@ -166,7 +185,7 @@ def load(folder: Path, role: str, target: Target) -> Engine:
 
 def _provider(target: Target) -> str:
     """The key in PROVIDERS of what the recipe asks for."""
-    chosen = str(target.options.get("provider", CPU))
+    chosen = provider(target)
     if chosen not in PROVIDERS:
         raise TargetError(
             f"target {target.name}: provider {chosen!r} is unknown", did_you_mean(chosen, PROVIDERS)
@@ -226,15 +245,15 @@ def _arguments(chosen: str, options: Any, provider_options: dict[str, str]) -> d
     _preload()
     if chosen == "tensorrt_rtx":
         _register_plugin()
-    provider, available = PROVIDERS[chosen], onnxruntime.get_available_providers()
-    if provider.name in available:
-        return {"providers": [(provider.name, provider_options), PROVIDER]}
-    names = (provider.name, provider.plugin)
+    wanted, available = PROVIDERS[chosen], onnxruntime.get_available_providers()
+    if wanted.name in available:
+        return {"providers": [(wanted.name, provider_options), PROVIDER]}
+    names = (wanted.name, wanted.plugin)
     devices = [each for each in onnxruntime.get_ep_devices() if each.ep_name in names]
     if not devices:
         raise Unavailable(
-            f"this onnxruntime has no {provider.name} for a device here, but {', '.join(available)}",
-            provider.install,
+            f"this onnxruntime has no {wanted.name} for a device here, but {', '.join(available)}",
+            wanted.install,
         )
     options.add_provider_for_devices(devices, provider_options)
     return {}

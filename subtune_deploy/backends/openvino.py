@@ -8,6 +8,7 @@ lacks with another one and says nothing: `load` looks, and refuses.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,21 @@ def probe() -> Availability:
     available = probe_library(name)
     if not available.ok:
         return available
-    import openvino
-
-    if DEVICE not in openvino.Core().available_devices:
+    if DEVICE not in open_core().available_devices:
         return Availability(False, available.version, "openvino has no CPU plugin", "pip install openvino")
     return available
+
+
+@cache
+def open_core() -> Any:
+    """The one Core of this process.
+
+    Each has a stack of its own for signals, and gives back the one before when it goes: of several, the last to go
+    leaves one that is freed, and the next Ctrl-C crashes (tests/test_backends.py, OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def compile(source: Path, folder: Path, role: str, target: Target, progress: Progress = silent) -> None:
@@ -73,7 +84,7 @@ def compile(source: Path, folder: Path, role: str, target: Target, progress: Pro
     path = source_file(source, f"{role}.onnx")
     names = _declared_outputs(path)
     try:
-        model = openvino.Core().read_model(path)
+        model = open_core().read_model(path)
         _check_outputs(path, names, model)
         model.set_rt_info(",".join(names), NAMES)
         openvino.save_model(model, folder / f"{role}.xml", compress_to_fp16=False)
@@ -83,9 +94,7 @@ def compile(source: Path, folder: Path, role: str, target: Target, progress: Pro
 
 def load(folder: Path, role: str, target: Target) -> Engine:
     """Compile `<role>.xml` for this CPU. Raises Unavailable if the CPU lacks the target's precision."""
-    import openvino
-
-    path, core = engine_file(folder, f"{role}.xml"), openvino.Core()
+    path, core = engine_file(folder, f"{role}.xml"), open_core()
     engine_file(folder, f"{role}.bin")
     _check_precision(core, target)
     if not path.read_bytes().startswith(b"<?xml"):  # its other frontends would have a loud try

@@ -121,7 +121,10 @@ def verify(folder: Path, deep: bool, key: Path | None) -> None:
         with _noted(away, name):
             check_version(bundle, name)
             checked = check_engine(bundle, engine_target(bundle, name), bundle.path / name, deep=deep)
-            _echo_parity(name, checked.figures)
+            if checked.figures:  # none where the parsed network has layers that cannot be executed here
+                _echo_parity(name, checked.figures)
+            else:
+                click.echo(f"{name}: no answers were compared")
             _echo_facts(checked)
     if away:
         hints = dict.fromkeys(error.hint for error in away.values())

@@ -15,7 +15,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ..backends.base import Target
+from ..backends.base import Target, provider
 from ..bundle import SOURCE, Bundle, engine_target
 from ..errors import BundleError, did_you_mean
 from ..staging import staged
@@ -63,10 +63,8 @@ def _checked_target(bundle: Bundle, name: str) -> Target:
 
 
 def _platform(target: Target) -> Platform:
-    if target.backend not in PLATFORMS or _provider(target) not in PROVIDERS:
-        what = (
-            target.backend if target.backend not in PLATFORMS else f"{target.backend}'s {_provider(target)}"
-        )
+    if target.backend not in PLATFORMS or provider(target) not in PROVIDERS:
+        what = target.backend if target.backend not in PLATFORMS else f"{target.backend}'s {provider(target)}"
         raise BundleError(
             f"Triton runs no engines of {what} (target {target.name})",
             f"ship an engine of {', '.join(PLATFORMS)}",
@@ -93,7 +91,7 @@ def _config(bundle: Bundle, target: Target, name: str, platform: Platform, found
     batch = _max_batch(target, found)
     labels = {task.name: f"{task.name}_labels.txt" for task in bundle.manifest.tasks if task.labels}
     tensors = without_batch(found, batch)
-    accelerator = "tensorrt" if _provider(target) == "tensorrt" else ""
+    accelerator = "tensorrt" if provider(target) == "tensorrt" else ""
     return Config(name, platform, batch, tensors, _on_gpu(target), labels, _parameters(target), accelerator)
 
 
@@ -112,12 +110,7 @@ def _max_batch(target: Target, found: Signature) -> int:
 
 
 def _on_gpu(target: Target) -> bool:
-    return target.backend == "tensorrt" or _provider(target) != "cpu"
-
-
-def _provider(target: Target) -> str:
-    """The execution provider that an ONNX Runtime target asks for."""
-    return str(target.options.get("provider", "cpu"))
+    return target.backend == "tensorrt" or provider(target) != "cpu"
 
 
 def _parameters(target: Target) -> dict[str, str]:

@@ -54,10 +54,10 @@ def _onnx_signature(path: Path) -> Signature:
 
 def _openvino_signature(path: Path) -> Signature:
     get_backend("openvino")
-    import openvino
+    from ..backends.openvino import open_core
 
     try:
-        model = openvino.Core().read_model(path)
+        model = open_core().read_model(path)
     except RuntimeError as error:
         raise BundleError(f"{path} cannot be read: {error}", WRITE_AGAIN) from error
 

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..backbone import Backbone
+from ..backends.base import Progress
 from ..spec import InputSpec
 from ..topology import Carry, Topology
 from .data import Dataset, prepare_batch
 
 CHUNK = 50
 """Pictures that run through the prefix at a time."""
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told (what is done, how much of it, of how much), after each piece of work."""
 
 Fetch: TypeAlias = Callable[[Tensor], Sequence[Any]]
 """Indices of pictures, int64 (n,) -> the arguments of the suffix for them."""

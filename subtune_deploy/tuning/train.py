@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import Backbone
+from ..backends.base import Progress, silent
 from ..errors import CheckFailed, InputError, LayersError
 from ..heads import MATRICES, conform, resized_state
 from ..spec import check_task_name, format_layers
 from ..tasks import Task
-from .cut import Fetch, Progress, cut, features
+from .cut import Fetch, cut, features
 from .data import Dataset
 from .settings import TrainConfig
 
@@ -56,7 +57,7 @@ def tune(
     layers: tuple[int, ...],
     config: TrainConfig | None = None,
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> TunedTask:
     """Train blocks `layers` (from 1) and a new head on `train`, count what is right on `test`.
 
