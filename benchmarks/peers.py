@@ -34,9 +34,9 @@ from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe, differences
 from subtune_deploy.errors import SubtuneError
+from subtune_deploy.lines import drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
-from subtune_deploy.results import drop_torn_line
 from subtune_deploy.spec import BASE, parse_layers
 from subtune_deploy.stats import Ratio, median, paired_ratio
 

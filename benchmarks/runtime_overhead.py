@@ -27,10 +27,10 @@ from subtune_deploy.build import build
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe, differences
+from subtune_deploy.lines import drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown, milliseconds
-from subtune_deploy.results import drop_torn_line
 from subtune_deploy.runtime import Bundle
 from subtune_deploy.spec import INPUT, parse_layers
 from subtune_deploy.stats import median

@@ -31,9 +31,9 @@ from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe, differences
+from subtune_deploy.lines import drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.result_tables import markdown, milliseconds
-from subtune_deploy.results import drop_torn_line
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.stats import median
 

@@ -7,6 +7,7 @@ backbone.units["block13"]    # "layer3.5"
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -16,9 +17,11 @@ import torch
 from torch import fx, nn
 
 from .blocks import find_blocks
+from .checkpoint import fingerprint
 from .errors import ModelError
 from .models import Model
 from .probing import Seen, Shape, carry_of, input_errors, probe
+from .records import to_plain
 from .spec import Block, InputSpec
 from .topology import Node, Topology
 from .tracing import PROBE_BATCHES, example, plain_attention, replace_in_place, trace_graph
@@ -93,6 +96,17 @@ def trace(model: Model, pattern: str | None = None) -> Backbone:
         heads=tuple(unit for unit, path in units.items() if path in heads),
         unused=frozenset(_unused(network, units)),
     )
+
+
+def identity(backbone: Backbone) -> dict[str, Any]:
+    """What must be equal before two runs are of one backbone, as JSON values."""
+    return {
+        "model": backbone.name,
+        "weights": fingerprint(backbone.model.state_dict()),
+        "blocks": [block.name for block in backbone.blocks],
+        "network": hashlib.sha256(repr((backbone.topology, backbone.blocks)).encode()).hexdigest(),
+        "input": to_plain(backbone.input),
+    }
 
 
 def _check_float32(model: Model) -> None:

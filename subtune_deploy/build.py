@@ -22,9 +22,10 @@ from .references import compute_references
 from .sources import write_sources
 from .staging import staged
 from .tasks import Task, base_task, check_names, owners, tuned_blocks
+from .versions import narrow_streams
 
 Say = Callable[[str], None]
-LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+LIBRARIES = ("torch", "torchvision", "timm", "torch-pruning", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ def build(
 def plan_for(
     backbone: Backbone, tasks: Sequence[Task], options: BuildOptions, apart: Sequence[str] = ()
 ) -> Plan:
-    """The plan that `options` ask for; streams of the tasks `apart` are packed with no others."""
+    """The plan that `options` ask for; streams of the tasks `apart` are packed with no others.
+
+    Neither are those of tasks whose streams are narrower than the base's.
+    """
+    narrow = [task.name for task in tasks if narrow_streams(backbone, task.versions)]
+    apart = tuple(dict.fromkeys((*apart, *narrow)))
     together = [task for task in tasks if task.name not in apart]
     return make_plan(
         backbone.topology,
@@ -129,7 +135,7 @@ def _manifest(
 def _entry(backbone: Backbone, task: Task) -> TaskEntry:
     labels = tuple(task.labels) or None
     layers = tuned_blocks(backbone, task)
-    return TaskEntry(task.name, layers, task.classes, labels, task.siamese, task.notes)
+    return TaskEntry(task.name, layers, task.classes, labels, task.siamese, task.notes, task.prune)
 
 
 def _version(library: str) -> str | None:

@@ -20,6 +20,7 @@ from .checkpoint import (
 )
 from .errors import CheckpointError
 from .spec import TASK_FORMAT
+from .widths import narrower
 
 STATISTICS = ("running_mean", "running_var")
 """How batch-norm's running statistics end."""
@@ -71,12 +72,25 @@ def _complete(
         _check_base(checkpoint, base)
     check_keys(checkpoint.path, state, base, optional=base if explicit else backbone.unused)
     check_finite(checkpoint.path, state)
-    heads = tuple(backbone.units[unit] for unit in backbone.heads)
-    fixed = {
-        key: each for key, each in base.items() if not _inside(key, heads) and key not in backbone.unused
-    }
-    check_shapes(checkpoint.path, state, fixed)
+    check_shapes(checkpoint.path, state, fixed_shapes(backbone, state, base, thinner=explicit))
     return {key: _as_stored(state.get(key, tensor), tensor) for key, tensor in base.items()}
+
+
+def fixed_shapes(
+    backbone: Backbone, state: Mapping[str, Tensor], base: Mapping[str, Tensor], *, thinner: bool
+) -> dict[str, Tensor]:
+    """The part of `base` whose shapes `state` must have: what is executed, heads left out.
+
+    `thinner`: tensors of blocks may also be narrower; that they fit each other is then still to be seen.
+    """
+    heads = [backbone.units[unit] for unit in backbone.heads]
+    blocks = [block.name for block in backbone.blocks] if thinner else []
+    free = {key for key in base if key in state and _inside(key, blocks) and narrower(state[key], base[key])}
+    return {
+        key: tensor
+        for key, tensor in base.items()
+        if key not in backbone.unused and key not in free and not _inside(key, heads)
+    }
 
 
 def _check_base(checkpoint: Checkpoint, base: Mapping[str, Tensor]) -> None:

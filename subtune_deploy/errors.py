@@ -35,6 +35,10 @@ class SubtuneError(Exception):
         super().__init__(message)
         self.message, self.hint = _line(message), _line(hint)
 
+    def __reduce__(self) -> tuple[type[SubtuneError], tuple[str, str]]:
+        """So that one raised in another process arrives: exceptions are made again from the message alone."""
+        return type(self), (self.message, self.hint)
+
 
 def _line(text: str) -> str:
     """One line, whatever a hostile file put into it: no control characters, and no more than can be read."""

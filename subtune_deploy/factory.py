@@ -1,4 +1,4 @@
-"""Models from the user's own code: `package.module:factory` and `file.py:factory`."""
+"""Models and data from the user's own code: `package.module:factory` and `file.py:factory`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 
 from torch import nn
 
-from .errors import ModelError, did_you_mean
+from .errors import ModelError, SubtuneError, did_you_mean
 from .spec import InputSpec
 
 GRAY = ((0.449,), (0.226,))
@@ -23,8 +23,21 @@ GRAY = ((0.449,), (0.226,))
 def call_factory(origin: str, name: str) -> nn.Module:
     """The module that function `name` of `origin` (a dotted module, or a path that ends in .py) returns.
 
+    Raises ModelError as `call` does, and where it returns something else.
+    """
+    module = call(origin, name)
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"factory {origin}:{name} returned {type(module).__name__}", "it must return a torch.nn.Module"
+        )
+    return module
+
+
+def call(origin: str, name: str) -> object:
+    """What function `name` of `origin` returns.
+
     It is called without arguments; its code may import what lies beside the file, or in the current folder.
-    Raises ModelError where there is no such function, where it fails, and where it returns something else.
+    Raises ModelError where there is no such function, and where it fails.
     """
     with _on_path(Path(origin).resolve().parent if origin.endswith(".py") else Path.cwd()):
         module = _from_path(Path(origin)) if origin.endswith(".py") else _imported(origin)
@@ -72,18 +85,15 @@ def _imported(origin: str) -> ModuleType:
         ) from error
 
 
-def _called(spec: str, factory: Callable[[], object]) -> nn.Module:
+def _called(spec: str, factory: Callable[[], object]) -> object:
     try:
-        module = factory()
+        return factory()
+    except SubtuneError:
+        raise  # it says what is wrong itself
     except (Exception, SystemExit) as error:
         raise ModelError(
             f"factory {spec} failed: {_fault(error)}", "it is called without arguments"
         ) from error
-    if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"factory {spec} returned {type(module).__name__}", "it must return a torch.nn.Module"
-        )
-    return module
 
 
 def _fault(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from . import __version__
 from .errors import BundleError, InputError, did_you_mean
 from .records import to_plain, to_record
-from .spec import BASE, Block, InputSpec, check_task_name
+from .spec import BASE, Block, InputSpec, Pruning, check_task_name
 from .targets import NAME
 
 MANIFEST = "manifest.json"
@@ -21,7 +21,7 @@ SIGNATURE = "model.sig"
 """Beside the manifest, in a signed bundle."""
 RECIPE = "target.json"
 """In an engine's folder: the target it was compiled for."""
-SCHEMA = 2
+SCHEMA = 3
 LARGEST = 64 << 20
 """Bytes of a manifest that are read; one with all measurements has a few million."""
 LARGEST_BATCH = 1 << 16
@@ -32,7 +32,7 @@ RESTORE = "restore the files, or export and compile the bundle again"
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One output of the graph; the first is the base. `labels` are by class number."""
+    """One output of the graph; the first is the base. `labels` are by class number; `prune` tells thinner forks."""
 
     name: str
     layers: tuple[int, ...]
@@ -40,6 +40,7 @@ class TaskEntry:
     labels: tuple[str, ...] | None = None
     siamese: bool = False
     notes: tuple[str, ...] = ()
+    prune: Pruning | None = None
 
 
 @dataclass(frozen=True)

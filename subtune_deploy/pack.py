@@ -22,7 +22,7 @@ from . import __version__
 from .bundle import Bundle
 from .errors import BundleError, CheckpointError, InputError, TaskError, did_you_mean
 from .records import to_plain, to_record
-from .spec import BASE, TASK_FORMAT, InputSpec, check_task_name, parse_layers
+from .spec import BASE, TASK_FORMAT, InputSpec, Pruning, check_task_name, parse_layers
 from .staging import replaced_file
 from .tensorfile import StoredTensor, read_tensors, write_tensors
 
@@ -40,7 +40,8 @@ class About:
     """What a pack says of itself.
 
     `base`: fingerprint of the base's weights. `layers`: the tuned blocks, as in `13-14`; `none` for a head
-    alone. `input`: the pictures that the task was tuned for. `labels`: by class number, or none at all.
+    alone. `input`: the pictures that the task was tuned for. `labels`: by class number, or none at all. `prune`: how
+    its blocks were made thinner, if they were.
     """
 
     task: str
@@ -52,6 +53,7 @@ class About:
     labels: tuple[str, ...] = ()
     siamese: bool = False
     notes: tuple[str, ...] = ()
+    prune: Pruning | None = None
     tool_version: str = __version__
 
 

@@ -41,7 +41,7 @@ class Seen:
     mutated: tuple[fx.Node, ...]
 
 
-class _Prober(fx.Interpreter):
+class Prober(fx.Interpreter):
     """Runs the graph on fake tensors: shapes and counts without arithmetic."""
 
     def __init__(self, graph: fx.Graph, network: nn.Module) -> None:
@@ -56,7 +56,7 @@ class _Prober(fx.Interpreter):
         touched = [source for source, versions in before.items() if _versions(self.env[source]) != versions]
         mutated = tuple(source for source in touched if self.env[source] is result) or tuple(touched)
         self._refuse_lost_writes(n, mutated, result)
-        self.seen[n] = Seen(_shapes(result), counter.get_total_flops() // 2, mutated)
+        self.seen[n] = Seen(shapes_of(result), counter.get_total_flops() // 2, mutated)
         return result
 
     def _refuse_lost_writes(self, n: fx.Node, mutated: tuple[fx.Node, ...], result: Any) -> None:
@@ -76,7 +76,7 @@ def probe(graph: fx.Graph, model: Model, batch: int) -> dict[fx.Node, Seen]:
 
     Raises ModelError where the network does not run on its input size, or loses a write in place.
     """
-    prober = _Prober(graph, model.module)
+    prober = Prober(graph, model.module)
     with input_errors(model), plain_attention(), FAKE, torch.no_grad():
         prober.run(torch.empty(batch, *model.input.shape))
     return {node: Seen(seen.value, seen.macs // batch, seen.mutated) for node, seen in prober.seen.items()}
@@ -126,20 +126,20 @@ def _places(tensor: torch.Tensor) -> Any:
     return places.ravel()
 
 
-def _shapes(value: Any) -> Any:
+def shapes_of(value: Any) -> Any:
     """Tensors become their shapes, inside lists, tuples and dicts too; anything else is kept."""
     if isinstance(value, torch.Tensor):
         return Shape(tuple(value.shape))
     if isinstance(value, list):
-        return list(map(_shapes, value))
+        return list(map(shapes_of, value))
     if hasattr(value, "_asdict") or dataclasses.is_dataclass(value):
         value = (
             value._asdict() if hasattr(value, "_asdict") else vars(value)
         )  # read by name, so never repacked
     if isinstance(value, tuple):
-        return tuple(map(_shapes, value))
+        return tuple(map(shapes_of, value))
     if isinstance(value, dict):
-        return {key: _shapes(item) for key, item in value.items()}
+        return {key: shapes_of(item) for key, item in value.items()}
     return value
 
 

@@ -20,7 +20,8 @@ Record = TypeVar("Record")
 def to_record(kind: type[Record], value: object, place: str = "") -> Record:
     """Build the dataclass `kind` from a dictionary; raises InputError.
 
-    Fields: str, int, float, bool, Any, X | None, tuple[X, ...], tuple[X, Y], Mapping[str, X], dataclasses.
+    Fields: str, int, float, bool, Any, Literal, X | None, unions that JSON can tell apart, tuple[X, ...],
+    tuple[X, Y], Mapping[str, X], dataclasses.
     """
     if not isinstance(value, dict):
         raise _wrong(place, value, "a table")
@@ -60,6 +61,8 @@ def _convert(kind: Any, value: object, place: str) -> Any:
         return _union(typing.get_args(kind), value, place)
     if origin is tuple:
         return _tuple(typing.get_args(kind), value, place)
+    if origin is typing.Literal:
+        return _literal(kind, value, place)
     if origin is not None:  # Mapping[str, X] and dict[str, X]
         if not isinstance(value, dict):
             raise _wrong(place, value, "a table")
@@ -74,10 +77,29 @@ def _union(kinds: tuple[Any, ...], value: object, place: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     others = [kind for kind in kinds if kind is not type(None)]
-    exact = [kind for kind in others if type(value) is kind]
+    exact = [kind for kind in others if _fits(kind, value)]
     if len(others) == 1 or exact:
         return _convert((exact or others)[0], value, place)
-    raise _wrong(place, value, " or ".join(kind.__name__ for kind in others))
+    raise _wrong(place, value, " or ".join(map(_named, others)))
+
+
+def _fits(kind: Any, value: object) -> bool:
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return value in typing.get_args(kind)
+    return isinstance(value, list) if origin is tuple else type(value) is kind
+
+
+def _named(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return "a list" if typing.get_origin(kind) is tuple else str(kind.__name__)
+
+
+def _literal(kind: Any, value: object, place: str) -> object:
+    if value not in typing.get_args(kind):
+        raise _wrong(place, value, _named(kind))
+    return value
 
 
 def _tuple(kinds: tuple[Any, ...], value: object, place: str) -> tuple[Any, ...]:
@@ -125,6 +147,8 @@ def json_schema(kind: Any) -> dict[str, Any]:
         if arguments[-1] is Ellipsis:
             return {"type": "array", "items": json_schema(arguments[0])}
         return {"type": "array", "prefixItems": [json_schema(each) for each in arguments], "items": False}
+    if origin is typing.Literal:
+        return {"enum": list(arguments)}
     if origin is not None:
         return {"type": "object", "additionalProperties": json_schema(arguments[1])}
     if dataclasses.is_dataclass(kind):

@@ -35,8 +35,9 @@ are the warnings about how it was measured."""
 
 RAW: dict[str, Callable[[Result], object]] = {
     "model": lambda r: r.model,
-    "layers": lambda r: r.fork,
+    "layers": lambda r: r.forked,
     "tasks": lambda r: r.tasks,
+    "prune": lambda r: r.prune or "",
     "batch": lambda r: r.batch,
     "target": lambda r: r.target,
     "backend": lambda r: r.backend,
@@ -114,7 +115,7 @@ def compare(first: Iterable[Result], second: Iterable[Result], *, across: bool =
     pairs = [(one, others[_key(one)]) for one in first if _key(one) in others]
     if not pairs:
         raise InputError(
-            "the two have no result in common (model, input size, forks, batch, target)",
+            "the two have no result in common (model, input size, forks, pruning, batch, target)",
             "compare runs of the same forks",
         )
     found = list(dict.fromkeys(what for one, two in pairs for what in mixed(one, two)))
@@ -156,4 +157,5 @@ def megabytes(size: int | None) -> str:
 
 
 def _key(result: Result) -> tuple[object, ...]:
-    return result.model, result.input_shape, tuple(sorted(result.forks.items())), result.batch, result.target
+    forks = tuple(sorted(result.forks.items()))
+    return result.model, result.input_shape, forks, result.prune, result.batch, result.target

@@ -8,8 +8,6 @@ The schema is docs/results.schema.json; `schema()` makes it from the records bel
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +17,11 @@ from .backends.base import ROLES
 from .bundle import open_bundle
 from .environment import differences
 from .errors import InputError
+from .lines import append_line, read_lines
 from .manifest import MANIFEST
 from .measure import Protocol
 from .records import json_schema, to_plain, to_record
-from .spec import format_layers
+from .spec import Pruning, format_layers
 from .stats import Ratio
 
 SCHEMA = 1
@@ -55,10 +54,10 @@ class Result:
     """What a graph with all its tasks costs beside the backbone alone, measured interleaved.
 
     `batch`: pictures per call, null for a graph that takes any number (then measured with one). `layers`: blocks that
-    any task tuned; `forks`: those of each task. `merge`: always, never, or the nodes that
-    merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number. `ratio`:
-    graph over base, host to host; `device_ratio`: of the device's own work, where engines tell it.
-    `samples` and `device`: raw seconds by engine (base, graph), index i of each from round i.
+    any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were. `merge`: always,
+    never, or the nodes that merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the
+    flattered number. `ratio`: graph over base, host to host; `device_ratio`: of the device's own work, where
+    engines tell it. `samples` and `device`: raw seconds by engine (base, graph), index i of each from round i.
     """
 
     model: str
@@ -86,6 +85,7 @@ class Result:
     samples: Mapping[str, tuple[float, ...]]
     device_ratio: Ratio | None = None
     device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    prune: Pruning | None = None
 
     @property
     def added(self) -> float:
@@ -99,7 +99,12 @@ class Result:
 
     @property
     def fork(self) -> str:
-        """`"13-14"`; tasks with different forks are told apart: `"13-14 + 16"`."""
+        """`"13-14"`, `"13-14 pruned 0.5 local l1"`; tasks with different forks are told apart: `"13-14 + 16"`."""
+        return f"{self.forked} {self.prune}" if self.prune else self.forked
+
+    @property
+    def forked(self) -> str:
+        """The same without what was pruned."""
         return " + ".join(dict.fromkeys(format_layers(layers) for layers in self.forks.values()))
 
 
@@ -130,18 +135,7 @@ def from_document(document: object, place: str = "the result") -> Result:
 
 def append_result(path: Path, result: Result) -> None:
     """Add a line, on the disk when this returns."""
-    with path.open("ab") as stream:
-        stream.write(json.dumps(to_document(result), allow_nan=False).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off what a killed process left of its last line; all lines before it stay."""
-    if path.exists():
-        whole = path.read_bytes().rfind(b"\n") + 1
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
+    append_line(path, to_document(result))
 
 
 def read_results(path: Path | str) -> tuple[Result, ...]:
@@ -158,9 +152,7 @@ def read_results(path: Path | str) -> tuple[Result, ...]:
         raise InputError(
             f"{path} holds no results", "give a sweep's folder, a .jsonl file, or a benched bundle"
         )
-    whole, _, _ = lines.read_bytes().rpartition(b"\n")
-    numbered = enumerate(whole.decode("utf-8", "replace").splitlines(), start=1)
-    return tuple(from_document(_parsed(text, f"{lines}:{n}"), f"{lines}:{n}") for n, text in numbered)
+    return tuple(from_document(document, place) for place, document in read_lines(lines))
 
 
 def check_comparable(results: Iterable[Result]) -> None:
@@ -201,10 +193,3 @@ def schema() -> dict[str, Any]:
         "title": "subtune-deploy result",
         **document,
     }
-
-
-def _parsed(text: str, place: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON: {error}", "give a file that subtune-deploy wrote") from error

@@ -1,8 +1,8 @@
-"""The folder of a run: who may write to it, and what was swept, where and how.
+"""The folder of a run: who may write to it, and what was swept or trained, where and how.
 
-`run.json` describes the run; `results.jsonl` has a line for each result, written as it comes; `cache/` holds
-work that need not be done again, `bundles/` what the user wants to keep. One process at a time; one host, one
-set of versions, one way of measuring.
+`run.json` describes the run; a file of JSON lines (`results.jsonl` of a sweep) has a line for each result, written
+as it comes; `cache/` holds work that need not be done again, `bundles/` what the user wants to keep. One process
+at a time; one way of measuring or training; what else must not be mixed, the description says.
 """
 
 from __future__ import annotations
@@ -18,29 +18,34 @@ import filelock
 
 from .environment import differences
 from .errors import InputError
-from .results import LINES, drop_torn_line
+from .lines import drop_torn_line
+from .results import LINES
 from .staging import PREFIX, replaced_file
 
 RUN, CACHE, KEPT, LOCK = "run.json", "cache", "bundles", "lock"
 SCHEMA = 1
+SWEEP = "sweep"
+"""Kind of a run; where run.json names none, it is this one."""
 
-_ANOTHER = "give another folder for this sweep"
+_ANOTHER = "give another folder, or do as before"
 
 
 @contextmanager
-def open_run(run: Path, description: Mapping[str, Any]) -> Iterator[Path]:
+def open_run(run: Path, description: Mapping[str, Any], lines: str = LINES) -> Iterator[Path]:
     """Hold the folder `run`, made if need be, for the time of the block; what a killed process left is tidied.
 
-    `description` has keys `host` (as `environment.describe` gives it), `targets` (recipes by name, which may
-    be added to later) and others, which stay as they are. Raises InputError if another process holds the
-    folder, if it holds other things, or if its description does not go together with this one.
+    `description`: two keys have a meaning, where they are given: `host` (as `environment.describe` gives it), whose
+    changes that do not count are let pass, and `targets` (recipes by name), which may be added to later. All others
+    stay as they are; `kind` is `sweep` where it is not given. `lines`: name of the file of results. Raises
+    InputError if another process holds the folder, if it holds other things, or if its description does not go
+    together with this one.
     """
     _check_kind(run)
     run.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(run / LOCK, timeout=0):  # the system releases it, however a process ends
             _describe(run / RUN, description)
-            drop_torn_line(run / LINES)
+            drop_torn_line(run / lines)
             _tidy(run)
             yield run
     except filelock.Timeout as error:
@@ -51,11 +56,11 @@ def open_run(run: Path, description: Mapping[str, Any]) -> Iterator[Path]:
 
 def _check_kind(run: Path) -> None:
     if run.exists() and not run.is_dir():
-        raise InputError(f"{run} is a file", "give a folder for the sweep")
+        raise InputError(f"{run} is a file", "give a folder for the run")
     if not run.is_dir() or (run / RUN).is_file():
         return
     if any(path.name != LOCK and not path.name.startswith(PREFIX) for path in run.iterdir()):
-        raise InputError(f"{run} holds other things (no {RUN})", "give a new folder, or that of a sweep")
+        raise InputError(f"{run} holds other things (no {RUN})", "give a new folder, or that of a run")
 
 
 def _tidy(run: Path) -> None:
@@ -73,8 +78,8 @@ def _describe(path: Path, now: Mapping[str, Any]) -> None:
     if path.is_file():
         before = _read(path)
         if found := _changed(before, document):
-            raise InputError(f"{path.parent} was measured differently: {'; '.join(found)}", _ANOTHER)
-        document = {**before, "targets": {**before["targets"], **now["targets"]}}
+            raise InputError(f"{path.parent} was made differently: {'; '.join(found)}", _ANOTHER)
+        document = {**before, **_grown(before, now)}
     with replaced_file(path) as pending:
         pending.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -86,15 +91,25 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not JSON: {error}", _ANOTHER) from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise InputError(f"{path} is not of schema version {SCHEMA}", _ANOTHER)
-    if not all(isinstance(found.get(key), dict) for key in ("host", "targets")):
+    if _kind(found) == SWEEP and not all(isinstance(found.get(key), dict) for key in ("host", "targets")):
         raise InputError(f"{path} does not say on which host and targets it was measured", _ANOTHER)
     return found
 
 
+def _kind(description: Mapping[str, Any]) -> object:
+    return description.get("kind", SWEEP)
+
+
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    found = differences(before["host"], now["host"])
+    if _kind(before) != _kind(now):
+        return [f"it is of kind {_kind(before)}, not {_kind(now)}"]
+    found = differences(before.get("host", {}), now.get("host", {}))
     fixed = [key for key in now if key not in ("host", "targets")]
     found += [f"{key} was {before.get(key)}, is {now[key]}" for key in fixed if before.get(key) != now[key]]
-    recipes = before["targets"]
-    changed = [name for name, recipe in now["targets"].items() if recipes.get(name, recipe) != recipe]
+    recipes = before.get("targets", {})
+    changed = [name for name, recipe in now.get("targets", {}).items() if recipes.get(name, recipe) != recipe]
     return found + [f"the recipe of target {name} changed" for name in changed]
+
+
+def _grown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    return {"targets": {**before["targets"], **now["targets"]}} if "targets" in now else {}

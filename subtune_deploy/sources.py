@@ -6,7 +6,7 @@ From them the backbone and its tasks are made again, exactly, so that a bundle c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from torch import Tensor
 from .backbone import Backbone, trace
 from .bundle import Bundle
 from .checkpoint import check_finite, check_keys, check_shapes, fingerprint
+from .diff import fixed_shapes
 from .errors import BundleError, CheckpointError, ModelError
-from .heads import classes_of, conform, is_siamese
 from .models import load_model
 from .pack import WEIGHTS, About, Pack, check_weights, read_pack, save_pack, stored_weights
 from .spec import BASE, check_task_name, format_layers
-from .tasks import Task, Version, task_state, tuned_blocks
+from .tasks import Task, task_of, task_state, tuned_blocks
 from .tensorfile import SIZES, StoredTensor, write_tensors
+from .versions import Version
+from .widths import conform
 
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -57,6 +59,7 @@ def packed(backbone: Backbone, task: Task) -> tuple[dict[str, StoredTensor], Abo
         labels=tuple(task.labels),
         siamese=task.siamese,
         notes=tuple(task.notes),
+        prune=task.prune,
     )
     return _stored(state), about
 
@@ -161,8 +164,7 @@ def _parts(backbone: Backbone, path: Path, state: Mapping[str, Tensor]) -> dict[
     }
     expected = {key: base[key] for names in units.values() for key in names}
     check_keys(path, state, expected)
-    fixed = {key: base[key] for unit, names in units.items() if unit not in backbone.heads for key in names}
-    check_shapes(path, state, fixed)
+    check_shapes(path, state, fixed_shapes(backbone, state, expected, thinner=True))
     check_finite(path, state)
     for key in expected:
         if key in state and state[key].is_floating_point() != expected[key].is_floating_point():
@@ -188,20 +190,16 @@ def _version(backbone: Backbone, unit: str, part: Mapping[str, Tensor]) -> Versi
 
 
 def _task(backbone: Backbone, about: About, versions: Mapping[str, Version]) -> Task:
-    task = Task(about.task, versions, about.classes, about.labels, about.siamese, about.notes)
-    pairs = [(backbone.model.get_submodule(backbone.units[unit]), versions[unit]) for unit in backbone.heads]
-    found = {(classes_of(own), is_siamese(base, own)) for base, own in pairs}  # type: ignore[arg-type]
+    found = task_of(backbone, about.task, versions)
+    task = replace(found, labels=about.labels, notes=about.notes, prune=about.prune)
     layers = format_layers(tuned_blocks(backbone, task))
-    if found != {(about.classes, about.siamese)} or layers != about.layers:
+    if (task.classes, task.siamese, layers) != (about.classes, about.siamese, about.layers):
         raise CheckpointError(
-            f"its weights are of blocks {layers}, {_told(found)}; it says blocks {about.layers}, "
-            f"{_told({(about.classes, about.siamese)})}",
+            f"its weights are of blocks {layers}, {_told(task)}; it says blocks {about.layers}, {_told(about)}",
             "have the pack made again",
         )
     return task
 
 
-def _told(heads: Iterable[tuple[int, bool]]) -> str:
-    return " and ".join(
-        f"{classes} classes{', siamese' if siamese else ''}" for classes, siamese in sorted(heads)
-    )
+def _told(what: Task | About) -> str:
+    return f"{what.classes} classes{', siamese' if what.siamese else ''}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
-from .errors import LayersError, TaskError
+from .errors import InputError, LayersError, TaskError, did_you_mean
 
 BASE = "base"
 """Name of the deployed task: its version of every weight, its stream and its output."""
@@ -49,6 +49,72 @@ class Block:
     macs: int
     weight_bytes: int
     output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a fork's blocks are made thinner. Raises InputError.
+
+    At least `round_to` channels stay in a layer that has so many, and a layer never loses more than was asked
+    for: kept widths are rounded up. `of` other than channels: the share of channels is searched with which the
+    blocks of the fork keep at most 1 - `ratio` of their multiply-adds, or parameters.
+    """
+
+    ratio: float = field(metadata={"help": "Share that goes, between 0 and 1."})
+    scope: str = field(
+        default="local",
+        metadata={
+            "choices": ("local", "global"),
+            "help": "Channels are ranked within each layer, or over all layers of the fork.",
+        },
+    )
+    norm: str = field(
+        default="l1",
+        metadata={"choices": ("l1", "l2"), "help": "Size of a channel's weights, by which it is ranked."},
+    )
+    of: str = field(
+        default="channels",
+        metadata={"choices": ("channels", "macs", "parameters"), "help": "What the ratio is a share of."},
+    )
+    round_to: int = field(
+        default=8, metadata={"help": "Kept widths are multiples of this, rounded up; 1: exactly as asked."}
+    )
+    when: str = field(
+        default="before",
+        metadata={
+            "choices": ("before", "after"),
+            "help": "Rank by the base's weights before training, or by trained ones, which are trained again.",
+        },
+    )
+    outer: bool = field(
+        default=False,
+        metadata={"help": "Also thin what blocks hand on, where it leads to the task's own weights alone."},
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:  # NaN too
+            raise InputError(
+                f"pruning ratio {self.ratio} is not between 0 and 1", "give the share that goes, as in 0.5"
+            )
+        if self.round_to < 1:
+            raise InputError(
+                f"widths cannot be rounded to multiples of {self.round_to}", "give 8, or 1 for any width"
+            )
+        for each in fields(self):
+            choices, given = each.metadata.get("choices"), getattr(self, each.name)
+            if choices and given not in choices:
+                raise InputError(f"pruning {each.name} {given!r} is unknown", did_you_mean(given, choices))
+
+    def __str__(self) -> str:
+        """`pruned 0.5 local l1`, and what is not as usual."""
+        words = (
+            f"pruned {self.ratio:g} {self.scope} {self.norm}",
+            "" if self.of == "channels" else f"of {self.of}",
+            "" if self.round_to == Pruning.round_to else f"rounded to {self.round_to}",
+            "" if self.when == "before" else self.when,
+            "outer" if self.outer else "",
+        )
+        return " ".join(filter(None, words))
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .backbone import Backbone
+from .backbone import Backbone, identity
 from .backends import get_backend
 from .backends.base import Target
 from .build import BuildOptions, build
 from .bundle import Bundle, open_bundle
-from .checkpoint import fingerprint
 from .compiling import compile_bundle
 from .environment import describe
 from .errors import BundleError, CheckFailed, InputError, SubtuneError, Unavailable
@@ -26,20 +25,22 @@ from .measure import Progress, Protocol
 from .records import to_plain
 from .results import LINES, Result, append_result, read_results
 from .run_folder import CACHE, KEPT, open_run
-from .spec import format_layers
+from .spec import Pruning, format_layers
 from .tasks import candidate_task
 from .timing import time_bundle
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """So many tasks, all forked at `layers`, each with weights of its own."""
+    """So many tasks, all forked at `layers` and thinned alike, each with weights of its own."""
 
     layers: tuple[int, ...]
     tasks: int = 1
+    prune: Pruning | None = None
 
     def __str__(self) -> str:
-        return f"{format_layers(self.layers)} x{self.tasks}"
+        fork = f"{format_layers(self.layers)} x{self.tasks}"
+        return f"{fork} {self.prune}" if self.prune else fork
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,12 @@ def candidates(
     span: tuple[int, int] | None = None,
     forks: Iterable[Sequence[int]] = (),
     tasks: Iterable[int] = (1,),
+    prunings: Iterable[Pruning | None] = (None,),
 ) -> tuple[Candidate, ...]:
     """All runs of span[0]..span[1] consecutive blocks out of `blocks`, and `forks`, for each task count.
 
-    The order is fixed: by task count, then runs by length and place, then `forks` as given; none twice.
+    The order is fixed: by task count, then runs by length and place, then `forks` as given, each as `prunings`
+    go; none twice.
     """
     low, high = span or (1, 0)
     runs = [
@@ -87,7 +90,8 @@ def candidates(
         for first in range(1, blocks - length + 2)
     ]
     every = [*runs, *(tuple(sorted(set(fork))) for fork in forks)]
-    return tuple(dict.fromkeys(Candidate(layers, count) for count in tasks for layers in every))
+    each = itertools.product(tasks, every, tuple(prunings))
+    return tuple(dict.fromkeys(Candidate(layers, count, pruning) for count, layers, pruning in each))
 
 
 def sweep(
@@ -171,7 +175,10 @@ class _Work:
             with contextlib.suppress(BundleError):  # spoilt: it is built again
                 return open_bundle(folder)
         numbers = range(1, candidate.tasks + 1)
-        tasks = [candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n) for n in numbers]
+        tasks = [
+            candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n, prune=candidate.prune)
+            for n in numbers
+        ]
         return build(self.backbone, tasks, folder, self.options.build, sources=self.sources)
 
     def _tidy(self, left: Sequence[Job]) -> None:
@@ -197,17 +204,13 @@ def _distinct(targets: Sequence[Target]) -> tuple[Target, ...]:
 
 
 def _key(result: Result) -> tuple[Candidate, str]:
-    return Candidate(result.layers, result.tasks), result.target
+    return Candidate(result.layers, result.tasks, result.prune), result.target
 
 
 def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOptions) -> dict[str, Any]:
     """What must stay the same from one call to the next, see `open_run`."""
     return {
-        "model": backbone.name,
-        "weights": fingerprint(backbone.model.state_dict()),
-        "blocks": [block.name for block in backbone.blocks],
-        "network": hashlib.sha256(repr((backbone.topology, backbone.blocks)).encode()).hexdigest(),
-        "input": to_plain(backbone.input),
+        **identity(backbone),
         "build": to_plain(options.build),
         "protocol": to_plain(options.protocol),
         "inputs": "hot" if options.hot else "fresh",

@@ -9,12 +9,10 @@ From a file to what the multi-task graph must reproduce:
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +20,16 @@ from torch import Tensor, nn
 from .backbone import Backbone
 from .checkpoint import Checkpoint, fingerprint
 from .diff import STATISTICS, compare
-from .errors import CheckpointError, LayersError, TaskError
-from .heads import classes_of, conform, feature_axis, is_siamese, resized_state
-from .spec import BASE, TASK_FORMAT, check_task_name, format_layers
+from .errors import CheckpointError, InputError, LayersError, ModelError, TaskError
+from .heads import classes_of, features_of, is_siamese, resized_state
+from .pruning import prune as thinned
+from .records import to_plain, to_record
+from .spec import BASE, TASK_FORMAT, Pruning, check_task_name, format_layers
+from .versions import Version, assemble, flow, thinner
+from .widths import conform
 
 Drift: TypeAlias = Literal["refuse", "base", "fork"]
 """What to do about batch-norm statistics that moved in blocks that were not tuned."""
-
-Version: TypeAlias = "nn.Module | Tensor"
-"""One unit's weights: a module, or the tensor where the unit is a bare parameter or buffer."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Task:
     """`versions`: the task's own weights by unit, its head always among them; none for the base.
 
     A `siamese` head reads the base's features followed by the task's own. `notes` are sentences for people.
+    `prune`: how its blocks were made thinner, where they were.
     """
 
     name: str
@@ -46,11 +46,26 @@ class Task:
     labels: tuple[str, ...] = ()
     siamese: bool = False
     notes: tuple[str, ...] = ()
+    prune: Pruning | None = None
 
 
 def base_task(backbone: Backbone) -> Task:
     """The deployed task: the base's own weights everywhere."""
     return Task(BASE, {}, _classes(backbone, {}), backbone.labels)
+
+
+def task_of(backbone: Backbone, name: str, versions: Mapping[str, Version]) -> Task:
+    """The task with these weights, its classes and whether it is Siamese told from them.
+
+    Raises CheckpointError where heads disagree, or blocks fit neither each other nor the backbone.
+    """
+    features: Mapping[str, int] = {}
+    if thinner(backbone, versions):
+        try:
+            features = flow(backbone, versions).features
+        except ModelError as error:
+            raise CheckpointError(error.message, error.hint) from error
+    return Task(name, versions, _classes(backbone, versions), siamese=_siamese(backbone, versions, features))
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -90,17 +105,23 @@ def task_from_checkpoint(
     units = [unit for unit in backbone.units if unit in forked or unit in backbone.heads]
     try:
         versions = {unit: _version(backbone, unit, found.parts[unit]) for unit in units}
-        task = _task(backbone, name, versions, notes)
+        task = task_of(backbone, name, versions)
+        prune = _read_pruning(checkpoint.metadata.get("prune", "null"))
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error.message}", error.hint) from error
     _check_layers(backbone, task, layers, checkpoint)
-    return replace(task, labels=_labels(task, checkpoint, tuple(labels)))
+    return replace(task, labels=_labels(task, checkpoint, tuple(labels)), notes=notes, prune=prune)
 
 
-def _task(
-    backbone: Backbone, name: str, versions: Mapping[str, Version], notes: tuple[str, ...] = ()
-) -> Task:
-    return Task(name, versions, _classes(backbone, versions), (), _siamese(backbone, versions), notes)
+def _read_pruning(text: str) -> Pruning | None:
+    """How a task file says that it was pruned, as JSON, null where it was not. Raises CheckpointError."""
+    try:
+        document = json.loads(text)
+        return None if document is None else to_record(Pruning, document)
+    except (ValueError, RecursionError, InputError) as error:
+        raise CheckpointError(
+            f"what it says of its pruning is malformed: {error}", "write it again"
+        ) from error
 
 
 def _settle_drift(
@@ -170,8 +191,11 @@ def _classes(backbone: Backbone, versions: Mapping[str, Version]) -> int:
     return counts.pop()
 
 
-def _siamese(backbone: Backbone, versions: Mapping[str, Version]) -> bool:
-    found = {is_siamese(_module(backbone, each), _head(backbone, versions, each)) for each in backbone.heads}
+def _siamese(backbone: Backbone, versions: Mapping[str, Version], features: Mapping[str, int]) -> bool:
+    found = {
+        is_siamese(_module(backbone, each), _head(backbone, versions, each), features.get(each))
+        for each in backbone.heads
+    }
     if len(found) != 1:
         raise CheckpointError(
             "only some of the heads read twice the features", "make all heads Siamese, or none"
@@ -208,6 +232,7 @@ def task_state(backbone: Backbone, task: Task) -> tuple[dict[str, Tensor], dict[
         "base": fingerprint(backbone.model.state_dict()),
         "layers": format_layers(tuned_blocks(backbone, task)),
         "labels": json.dumps(task.labels),
+        "prune": json.dumps(to_plain(task.prune)),
     }
     return state, metadata
 
@@ -224,11 +249,15 @@ def candidate_task(
     seed: int,
     classes: int | None = None,
     siamese: bool = False,
+    prune: Pruning | None = None,
 ) -> Task:
     """A task to measure before it is trained: copies of `layers` and the head, every weight moved a little.
 
     The weights differ from the base's and from those of every other `seed`, since compilers merge equal
-    ones and would make the fork look free. Raises LayersError for a block that the backbone has not.
+    ones and would make the fork look free. With `prune` the blocks are thinner, and what reads fewer channels is
+    louder, so that parity has something to compare.
+
+    Raises LayersError for a block that the backbone has not; what `pruning.prune` raises.
     """
     check_names([name])
     if unknown := sorted(set(layers) - {block.index for block in backbone.blocks}):
@@ -236,18 +265,31 @@ def candidate_task(
             f"blocks {format_layers(unknown)} are outside 1..{len(backbone.blocks)}", "see the block table"
         )
     generator = torch.Generator().manual_seed(seed)
-    count = _classes(backbone, {})
+    thin = thinned(backbone, layers, prune) if prune else {}
     versions: dict[str, Version] = {}
     for unit in backbone.units:
-        if unit in backbone.heads:
-            state = resized_state(_module(backbone, unit), classes or count, siamese)
-        elif _index(backbone, unit) in layers:
-            state = _module(backbone, unit).state_dict()
-        else:
-            continue
-        module = _module(backbone, unit)
-        versions[unit] = conform(module, _perturbed(module, state, generator))
-    return _task(backbone, name, versions)
+        if unit in backbone.heads or _index(backbone, unit) in layers:
+            module = thin.get(unit, _module(backbone, unit))
+            state = _louder(module.state_dict(), _module(backbone, unit).state_dict())
+            if unit in backbone.heads:
+                state = _head_state(backbone, unit, module, classes, siamese)
+            versions[unit] = conform(module, _perturbed(module, state, generator))
+    return replace(task_of(backbone, name, versions), prune=prune)
+
+
+def _head_state(
+    backbone: Backbone, unit: str, head: nn.Module, classes: int | None, siamese: bool
+) -> dict[str, Tensor]:
+    count, features = classes or _classes(backbone, {}), features_of(_module(backbone, unit))
+    return resized_state(head, count, siamese, features)
+
+
+def _louder(state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights on fewer channels than in `whole` scaled so that random ones keep the variance of their sums."""
+    return {
+        name: tensor * (whole[name].shape[1] / tensor.shape[1]) ** 0.5 if tensor.dim() > 1 else tensor
+        for name, tensor in state.items()
+    }
 
 
 def _perturbed(
@@ -287,47 +329,4 @@ def standalone(backbone: Backbone, task: Task) -> nn.Module:
 
     Made without tracing, so that it can bear witness against the multi-task graph.
     """
-    model = copy.deepcopy(backbone.model)
-    for unit, version in task.versions.items():
-        _replace(model, backbone.units[unit], copy.deepcopy(version))
-    if task.siamese:
-        heads = tuple(backbone.units[unit] for unit in backbone.heads)
-        return _Siamese(copy.deepcopy(backbone.model), model, heads).eval()
-    return model.eval()
-
-
-def _replace(model: nn.Module, path: str, version: Version) -> None:
-    """Put `version` at `path`, and wherever else the network uses the same module."""
-    outer, _, name = path.rpartition(".")
-    if isinstance(version, Tensor):
-        holder = model.get_submodule(outer)
-        is_parameter = name in dict(holder.named_parameters(recurse=False))
-        setattr(holder, name, nn.Parameter(version, requires_grad=False) if is_parameter else version)
-        return
-    old = model.get_submodule(path)
-    for parent in list(model.modules()):
-        for child_name, child in list(parent._modules.items()):
-            if child is old:
-                setattr(parent, child_name, version)
-
-
-class _Siamese(nn.Module):
-    """Runs the base, keeps what its heads read, and puts it before what the task's heads read."""
-
-    def __init__(self, base: nn.Module, own: nn.Module, heads: tuple[str, ...]) -> None:
-        super().__init__()
-        self.base, self.own = base, own
-        self._features: dict[str, Tensor] = {}
-        for head in heads:
-            base.get_submodule(head).register_forward_pre_hook(partial(self._keep, head))
-            own.get_submodule(head).register_forward_pre_hook(partial(self._join, head))
-
-    def _keep(self, head: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features[head] = inputs[0]
-
-    def _join(self, head: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([self._features.pop(head), inputs[0]], dim=feature_axis(module))
-
-    def forward(self, picture: Tensor) -> Any:
-        self.base(picture)
-        return self.own(picture)
+    return assemble(backbone, task.versions, siamese=task.siamese)

@@ -64,7 +64,9 @@ def time_bundle(
 
 
 def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
-    forks: Mapping[str, tuple[int, ...]] = {t.name: t.layers for t in manifest.tasks if t.name != BASE}
+    tasks = [task for task in manifest.tasks if task.name != BASE]
+    forks: Mapping[str, tuple[int, ...]] = {task.name: task.layers for task in tasks}
+    prunings = {task.prune for task in tasks}
     return {
         "model": manifest.model,
         "weights": manifest.weights,
@@ -72,6 +74,7 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
         "batch": manifest.batch,
         "layers": tuple(sorted({layer for layers in forks.values() for layer in layers})),
         "forks": forks,
+        "prune": prunings.pop() if len(prunings) == 1 else None,
         "merge": manifest.plan.get("merge"),
         "grouped": tuple(manifest.plan.get("grouped", ())),
         "target": target,

@@ -61,7 +61,7 @@ def test_a_manifest_survives_the_round_trip(bundle: Bundle) -> None:
     assert replace(bundle.manifest, files={}) == manifest()
     assert set(bundle.manifest.files) == {"graph.onnx", "base.onnx"}
     document = json.loads((bundle.path / "manifest.json").read_text())
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert list(document)[-1] == "sha256"
     assert document["tasks"][1]["labels"] == ["heron", "jay", "wren"]
 
@@ -107,7 +107,7 @@ def set_at(*keys: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (set_at("schema", 1), "schema version is 1, this version reads 2"),
+        (set_at("schema", 1), "schema version is 1, this version reads 3"),
         (set_at("schema", None), "schema version is None"),
         (lambda d: d.pop("schema"), "it has no schema version"),
         (lambda d: d.pop("plan"), "missing: plan"),

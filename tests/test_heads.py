@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from subtune_deploy.errors import CheckpointError, ModelError
-from subtune_deploy.heads import classes_of, conform, feature_axis, is_siamese, resized_state
+from subtune_deploy.heads import classes_of, feature_axis, is_siamese, resized_state
+from subtune_deploy.widths import conform
 
 
 def layered() -> nn.Sequential:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from subtune_deploy.errors import InputError
-from subtune_deploy.records import to_plain, to_record
+from subtune_deploy.records import json_schema, to_plain, to_record
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,30 @@ def test_a_document_that_is_no_table_and_a_missing_key_are_refused() -> None:
         to_record(Tree, [])
     with pytest.raises(InputError, match="key 'name' is missing"):
         to_record(Tree, {key: value for key, value in PLAIN.items() if key != "name"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    which: tuple[int, ...] | Literal["all", "none"]
+    how: Literal["fast", "slow"] = "fast"
+
+
+def test_words_out_of_a_few_stand_alone_or_beside_a_list() -> None:
+    for choice in (Choice((1, 2)), Choice(()), Choice("all", "slow")):
+        assert to_record(Choice, to_plain(choice)) == choice
+    assert json_schema(Choice)["properties"]["how"] == {"enum": ["fast", "slow"]}
+
+
+@pytest.mark.parametrize(
+    ("document", "message", "hint"),
+    [
+        ({"which": "some"}, "which is 'some'", "give a list or 'all' or 'none'"),
+        ({"which": 3}, "which is 3", "give a list or 'all' or 'none'"),
+        ({"which": ["1"]}, "which[0] is '1'", "give a whole number"),
+        ({"which": [], "how": "idle"}, "how is 'idle'", "give 'fast' or 'slow'"),
+    ],
+)
+def test_other_words_are_refused(document: object, message: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        to_record(Choice, document)
+    assert (caught.value.message, caught.value.hint) == (message, hint)

@@ -13,12 +13,12 @@ import pytest
 from tiny_results import HOST, result
 
 from subtune_deploy.errors import InputError
+from subtune_deploy.lines import drop_torn_line
 from subtune_deploy.measure import Protocol
 from subtune_deploy.result_tables import COLUMNS, compare, markdown, rows, to_csv
 from subtune_deploy.results import (
     append_result,
     check_comparable,
-    drop_torn_line,
     read_results,
     schema,
     to_document,

@@ -16,10 +16,11 @@ import pytest
 from tiny_cli import Ran, cli, write_network
 
 from subtune_deploy.backbone import trace
+from subtune_deploy.bundle import open_bundle
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.results import read_results
-from subtune_deploy.spec import format_layers
+from subtune_deploy.spec import Pruning, format_layers
 from subtune_deploy.sweep import Candidate, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 
@@ -48,6 +49,48 @@ def test_candidates_come_in_a_fixed_order_and_once() -> None:
     assert [str(each) for each in found] == [f"{fork} x{count}" for count in (1, 8) for fork in forks]
     assert candidates(3, forks=[(2,)]) == (Candidate((2,), 1),)
     assert len(candidates(16, (1, 3))) == 16 + 15 + 14
+
+
+def test_candidates_come_whole_or_pruned_as_asked() -> None:
+    found = candidates(3, (1, 1), [], (1, 2), (None, Pruning(0.5), Pruning(0.25, "global")))
+    ways = ["", " pruned 0.5 local l1", " pruned 0.25 global l1"]
+    assert [str(each) for each in found] == [
+        f"{n} x{k}{way}" for k in (1, 2) for n in (1, 2, 3) for way in ways
+    ]
+    assert candidates(3, (1, 1), prunings=[Pruning(0.5)])[1] == Candidate((2,), 1, Pruning(0.5))
+
+
+def test_pruned_forks_are_measured_beside_whole_ones_and_never_twice(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert swept(place, run, "--layers", "3-4", "--keep").status == 0
+    pruned = ("--layers", "3-4", "--prune", "0.5", "--prune", "0.75", "--prune-round-to", "1", "--keep")
+    ran = swept(place, run, *pruned)
+    assert ran.status == 0, ran.err
+    once = (run / "results.jsonl").read_bytes()
+    assert swept(place, run, *pruned).status == 0
+    assert (run / "results.jsonl").read_bytes() == once
+    found = read_results(run)
+    assert [each.prune for each in found] == [None, *(Pruning(ratio, round_to=1) for ratio in (0.5, 0.75))]
+    assert [each.fork for each in found][1] == "3-4 pruned 0.5 local l1 rounded to 1"
+    assert {each.forked for each in found} == {"3-4"}
+    sizes = [each.graph.engine_bytes for each in found]
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert "3-4 pruned 0.75 local l1 rounded to 1" in ran.out
+    shown = cli("results", run, "--format", "csv").out.splitlines()
+    assert [line.split(",")[1:4] for line in shown[2:]] == [
+        ["3-4", "1", "pruned 0.5 local l1 rounded to 1"], ["3-4", "1", "pruned 0.75 local l1 rounded to 1"]
+    ]  # fmt: skip
+    (measured,) = open_bundle(run / "bundles" / "3-4_x1_pruned_0.5_local_l1_rounded_to_1").manifest.tasks[1:]
+    assert measured.prune == Pruning(0.5, round_to=1)
+
+
+def test_a_fork_that_cannot_be_pruned_is_told_and_the_others_are_kept(place: Path, tmp_path: Path) -> None:
+    ran = swept(place, tmp_path / "run", "--layers", "4", "--prune", "0.05", "--prune", "0.5",
+                "--prune-round-to", "1")  # fmt: skip
+    assert ran.status == 1
+    assert "1 of 2 failed: 4 x1 pruned 0.05" in ran.err
+    assert "removes nothing from block 4 (blocks.3)" in ran.err
+    assert [each.prune for each in read_results(tmp_path / "run")] == [Pruning(0.5, round_to=1)]
 
 
 def test_each_candidate_is_a_line_with_all_that_a_release_needs(place: Path, tmp_path: Path) -> None:
@@ -181,7 +224,8 @@ def test_a_target_given_twice_is_measured_once_and_two_of_one_name_are_refused(
 
 def test_bad_spans_forks_and_counts_are_refused_before_anything_is_made(place: Path, tmp_path: Path) -> None:
     bad = ("--span 0", "--span 3-2", "--span 5", "--span x", "--layers 9", "--tasks 0", "--tasks 1,,2", "--tasks many",
-           "--tasks ²", "--target abacus", "--protocol paper --seconds 5")  # fmt: skip
+           "--tasks ²", "--target abacus", "--prune 1", "--prune-norm l2",
+           "--prune 0.5 --prune-norm l3", "--protocol paper --seconds 5")  # fmt: skip
     for arguments in bad:
         ran = swept(place, tmp_path / "run", *arguments.split())
         assert ran.status == 2, arguments
