@@ -40,7 +40,10 @@ from subtune_deploy.spec import BASE, InputSpec
 from subtune_deploy.stats import median, paired_ratio
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import Task, task_from_checkpoint, task_state
-from subtune_deploy.tuning.data import Data, load_data, prepare_batch
+from subtune_deploy.tuning.augment import prepare_batch
+from subtune_deploy.tuning.dataset import Data
+from subtune_deploy.tuning.settings import Fork
+from subtune_deploy.tuning.sources import load_data
 from subtune_deploy.tuning.train import tune
 
 RESULTS = Path(__file__).parent / "results"
@@ -124,7 +127,7 @@ def measured(folder: Path, temporary: Path, size: int, count: int, seconds: floa
 def tuned(backbone: Backbone, data: Data, path: Path) -> Task:
     """The digits task, from `path` if it is there."""
     if not path.exists():
-        task = tune(backbone, DIGITS, data.train, data.test, FORK, CONFIG).task
+        task = tune(backbone, DIGITS, data.train, data.test, Fork(FORK), CONFIG).task
         write_state(path, *task_state(backbone, task))
     return task_from_checkpoint(backbone, DIGITS, read_state(path), layers=FORK)
 

@@ -38,8 +38,9 @@ from .runtime import load_engine
 from .spec import BASE
 from .targets import load_target
 from .tasks import Task, base_task, standalone, task_from_checkpoint, task_state
-from .tuning.data import Data, Dataset, load_data
-from .tuning.settings import TrainConfig
+from .tuning.dataset import Data, Dataset
+from .tuning.settings import Fork, TrainConfig
+from .tuning.sources import load_data
 from .tuning.train import TunedTask, tune
 
 MODEL = "timm:tf_efficientnet_lite0"
@@ -177,7 +178,7 @@ def _label(backbone: Backbone, path: Path) -> str:
 def _tune(backbone: Backbone, name: str, data: Data, out: Path, console: Console) -> TunedTask:
     start = time.perf_counter()
     with _bar(console, f"tuning {name}") as tick:
-        tuned = tune(backbone, name, data.train, data.test, FORKS[name], CONFIG, progress=tick)
+        tuned = tune(backbone, name, data.train, data.test, Fork(FORKS[name]), CONFIG, progress=tick)
     write_state(out / f"{name}.safetensors", *task_state(backbone, tuned.task))
     seconds = time.perf_counter() - start
     console.print(f"{name}: {tuned.accuracy:.1%} of {len(data.test)} held-out digits, {seconds:.0f} s")

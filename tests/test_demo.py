@@ -24,7 +24,7 @@ from subtune_deploy.demo_tables import cost_table
 from subtune_deploy.errors import InputError
 from subtune_deploy.models import load_model
 from subtune_deploy.pictures import load_picture, prepare
-from subtune_deploy.tuning.data import digits
+from subtune_deploy.tuning.sources import load_data
 
 
 def test_the_base_names_the_photographs(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_base_names_the_photographs(tmp_path: Path) -> None:
 
 
 def test_a_digit_is_the_same_from_its_file(tmp_path: Path) -> None:
-    data = digits(train=10, test=10).test
+    data = load_data("digits", train=10, test=10).test
     backbone_input = load_model(MODEL, input_size=SIZE).input
     for path, label in _one_of_each(data, tmp_path).items():
         picture = data.pictures[int(np.flatnonzero(data.labels == int(label))[0])]

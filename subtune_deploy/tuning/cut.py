@@ -1,61 +1,107 @@
-"""A backbone cut in two where training begins: the prefix is all that no tuned weight can change.
+"""A backbone cut where forks begin: what no tuned weight can change is computed once, for all of them.
 
-What crosses the cut depends on the picture alone, so it is computed once and kept where it fits into memory.
+ends = [suffix(backbone, network, each) for each in versions]      # network: a frozen copy of backbone.model
+start = prefix(backbone, network, wanted(backbone, ends))
+values = start(pictures)                                           # {"layer3_4": ..., ...}
+answers = [end(values) for end in ends]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..backbone import Backbone
-from ..backends.base import Progress
-from ..spec import InputSpec
-from ..topology import Carry, Topology
-from .data import Dataset, prepare_batch
-
-CHUNK = 50
-"""Pictures that run through the prefix at a time."""
-
-Fetch: TypeAlias = Callable[[Tensor], Sequence[Any]]
-"""Indices of pictures, int64 (n,) -> the arguments of the suffix for them."""
+from ..heads import feature_axis
+from ..topology import Topology
+from ..versions import Version
 
 
 @dataclass(frozen=True)
-class Cut:
-    """`suffix(*prefix(batch))` is the network's answer; `carries` says how what crosses carries the batch."""
+class Prefix:
+    """The frozen network up to the nodes `wanted`: (N, C, H, W) -> their values, without gradient."""
 
-    prefix: fx.GraphModule
-    suffix: fx.GraphModule
-    carries: tuple[Carry, ...]
+    module: fx.GraphModule
+    wanted: tuple[str, ...]
+
+    def __call__(self, pictures: Tensor) -> dict[str, Any]:
+        with torch.no_grad():
+            return dict(zip(self.wanted, self.module(pictures), strict=True))
 
 
-def cut(backbone: Backbone, network: nn.Module, tuned: Collection[str]) -> Cut:
-    """Cut `network`, a copy of `backbone.model`, before everything that depends on the units `tuned`."""
-    after = _dependents(backbone.topology, tuned)
-    nodes = [node for node in backbone.graph.nodes if node.op != "output"]
-    crossing = [
-        node for node in nodes if node.name not in after and any(user.name in after for user in node.users)
-    ]
+@dataclass(frozen=True)
+class Suffix:
+    """What follows a fork's cut, with the fork's own weights in it: values of the nodes `needs` -> (N, classes)."""
+
+    module: fx.GraphModule
+    needs: tuple[str, ...]
+
+    def __call__(self, values: Mapping[str, Any]) -> Tensor:
+        answer: Tensor = self.module(*(values[name] for name in self.needs))
+        return answer
+
+
+def crossing(backbone: Backbone, tuned: Collection[str], siamese: bool = False) -> tuple[str, ...]:
+    """Names of the nodes whose values a fork that tunes the units `tuned` takes from the base, in order."""
+    after = dependents(backbone.topology, tuned)
+    features = _features(backbone) if siamese else frozenset()
+    return tuple(
+        node.name
+        for node in backbone.graph.nodes
+        if node.name in features
+        or (node.name not in after and any(user.name in after for user in node.users))
+    )
+
+
+def picture(backbone: Backbone) -> str:
+    """Name of the node that stands for the input."""
+    return next(node.name for node in backbone.topology.nodes if node.op == "placeholder")
+
+
+def wanted(backbone: Backbone, needs: Iterable[Collection[str]]) -> tuple[str, ...]:
+    """Names of the nodes that any of several forks needs, in order."""
+    names = {name for each in needs for name in each}
+    return tuple(node.name for node in backbone.topology.nodes if node.name in names)
+
+
+def prefix(backbone: Backbone, network: nn.Module, names: Sequence[str]) -> Prefix:
+    """The way to the nodes `names`, and nothing else."""
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in _nodes(backbone):
+        copies[node] = _copied(graph, node, copies)
+    by_name = {node.name: copy for node, copy in copies.items()}
+    graph.output(tuple(by_name[name] for name in names))
+    graph.eliminate_dead_code(lambda node: node.op in {"placeholder", "output"})
+    return Prefix(_assembled(backbone, network, {}, graph), tuple(names))
+
+
+def suffix(
+    backbone: Backbone, network: nn.Module, versions: Mapping[str, Version], siamese: bool = False
+) -> Suffix:
+    """What depends on the units in `versions`. Weights of all others are those of `network` itself, not copies."""
+    after, needs = dependents(backbone.topology, versions), crossing(backbone, versions, siamese)
+    graph = fx.Graph()
+    base = {name: graph.placeholder(f"{name}_value") for name in needs}
+    own = {node: base[node.name] for node in _nodes(backbone) if node.name in base and node.name not in after}
+    for node in _nodes(backbone):
+        if node.name in after:
+            joined = _joined(backbone, versions, graph, node, base, own) if siamese else {}
+            own[node] = _copied(graph, node, {**own, **joined})
     (answer,) = backbone.topology.nodes[-1].inputs
-    prefix, suffix = fx.Graph(), fx.Graph()
-    copies = _copy(prefix, [node for node in nodes if node.name not in after], {})
-    prefix.output(tuple(copies[node] for node in crossing))
-    prefix.eliminate_dead_code(lambda node: node.op in {"placeholder", "output"})
-    entries = {node: suffix.placeholder(f"{node.name}_value") for node in crossing}
-    copies = _copy(suffix, [node for node in nodes if node.name in after], entries)
-    suffix.output(next(copies[node] for node in nodes if node.name == answer))
-    carry = {node.name: node.carry for node in backbone.topology.nodes}
-    carries = tuple(carry[node.name] for node in crossing)
-    return Cut(fx.GraphModule(network, prefix), fx.GraphModule(network, suffix), carries)
+    graph.output(next(copy for node, copy in own.items() if node.name == answer))
+    return Suffix(_assembled(backbone, network, versions, graph), needs)
 
 
-def _dependents(topology: Topology, tuned: Collection[str]) -> frozenset[str]:
+def _nodes(backbone: Backbone) -> list[fx.Node]:
+    return [node for node in backbone.graph.nodes if node.op != "output"]
+
+
+def dependents(topology: Topology, tuned: Collection[str]) -> frozenset[str]:
     """Names of the nodes that use the weights of `tuned`, or anything computed with them."""
     found: set[str] = set()
     for node in topology.nodes:
@@ -64,58 +110,55 @@ def _dependents(topology: Topology, tuned: Collection[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _copy(graph: fx.Graph, nodes: Iterable[fx.Node], known: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
-    copies = dict(known)
-    for node in nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    return copies
+def _features(backbone: Backbone) -> frozenset[str]:
+    """Names of the nodes that the heads read."""
+    nodes = backbone.topology.nodes
+    return frozenset(name for node in nodes if node.unit in backbone.heads for name in node.inputs)
 
 
-def features(cut: Cut, data: Dataset, spec: InputSpec, limit: int, progress: Progress) -> Fetch:
-    """What crosses the cut for each picture: kept where it fits into `limit` bytes, else computed on demand.
+def _copied(graph: fx.Graph, node: fx.Node, known: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    """The node in another graph. What it changes in place is a copy: others read the same value."""
 
-    While it is gathered, twice as much memory is needed.
-    """
-    compute = partial(_compute, cut, data, spec)
-    if not all(map(_keeps, cut.carries)) or _bytes(compute(torch.tensor([0]))) * len(data) > limit:
-        return compute
-    pieces = []
-    for indices in torch.split(torch.arange(len(data)), CHUNK):
-        pieces.append(compute(indices))
-        progress("features", int(indices[-1]) + 1, len(data))
-    columns = zip(zip(*pieces, strict=True), cut.carries, strict=True)
-    stored = [_join(values, carry, len(data)) for values, carry in columns]
-    return partial(_look_up, stored, cut.carries)
+    def argument(source: fx.Node) -> fx.Node:
+        value = known[source]
+        return graph.call_method("clone", (value,)) if source.name in node.meta["writes"] else value
+
+    return graph.node_copy(node, argument)
 
 
-def _compute(cut: Cut, data: Dataset, spec: InputSpec, indices: Tensor) -> Sequence[Any]:
-    with torch.no_grad():
-        values: tuple[Any, ...] = cut.prefix(prepare_batch(data, indices.tolist(), spec))
-    return values
+def _joined(
+    backbone: Backbone,
+    versions: Mapping[str, Version],
+    graph: fx.Graph,
+    node: fx.Node,
+    base: Mapping[str, fx.Node],
+    own: Mapping[fx.Node, fx.Node],
+) -> dict[fx.Node, fx.Node]:
+    """For a Siamese head: what the base's head reads, followed by what its own would read alone."""
+    unit = next(each.unit for each in backbone.topology.nodes if each.name == node.name)
+    if unit not in backbone.heads:
+        return {}
+    head = versions[unit]
+    assert isinstance(head, nn.Module)  # a head is called, so it is a module
+    return {
+        source: graph.call_function(torch.cat, ([base[source.name], own[source]], feature_axis(head)))
+        for source in node.all_input_nodes
+    }
 
 
-def _keeps(carry: Carry) -> bool:
-    """Whether values can be stored for all pictures and picked for some."""
-    return carry is None or carry == "size" or isinstance(carry, int)
+def _assembled(
+    backbone: Backbone, network: nn.Module, versions: Mapping[str, Version], graph: fx.Graph
+) -> fx.GraphModule:
+    """The graph with what it calls: own versions where there are, else parts of `network`; nothing is copied."""
+    paths = {backbone.units[unit]: version for unit, version in versions.items()}
+    targets = {str(node.target) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
+    return fx.GraphModule({target: _holder(network, paths, target) for target in targets}, graph)
 
 
-def _bytes(values: Sequence[Any]) -> int:
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _join(values: Sequence[Any], carry: Carry, count: int) -> Any:
-    """Values of chunks -> one for all `count` pictures; of a size, what one picture adds to it."""
-    if isinstance(carry, int):
-        return torch.cat(list(values), carry)
-    return sum(values) // count if carry == "size" else values[0]
-
-
-def _look_up(stored: Sequence[Any], carries: Sequence[Carry], indices: Tensor) -> Sequence[Any]:
-    return [_pick(value, carry, indices) for value, carry in zip(stored, carries, strict=True)]
-
-
-def _pick(value: Any, carry: Carry, indices: Tensor) -> Any:
-    if isinstance(carry, int):
-        return value.index_select(carry, indices)
-    return value * len(indices) if carry == "size" else value
+def _holder(network: nn.Module, paths: Mapping[str, Version], target: str) -> Any:
+    for path, version in paths.items():
+        if target == path:
+            return version
+        if target.startswith(f"{path}."):
+            return attrgetter(target[len(path) + 1 :])(version)
+    return attrgetter(target)(network)

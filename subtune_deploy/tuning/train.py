@@ -1,52 +1,64 @@
-"""SubTuning of one task (paper, section 2): a few blocks and a new head are trained, all else stays as it is.
+"""SubTuning (paper, section 2): a few blocks and a new head are trained, all else stays as it is.
 
     data = load_data("digits", train=500, test=1500)
-    tuned = tune(backbone, "digits", data.train, data.test, layers=(9, 10, 11))
+    tuned = tune(backbone, "digits", data.train, data.test, Fork((9, 10, 11)))
     tuned.accuracy, tuned.task
 
-Without layers it is linear probing. Frozen modules stay in eval mode, so that their batch-norm statistics do
-not move; tuned blocks train with their own.
+Several forks train together on the same batches: pictures are read and augmented once, and what no fork can change
+is computed once. Each comes out as it does by itself.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ..backbone import Backbone
 from ..backends.base import Progress, silent
-from ..errors import CheckFailed, InputError, LayersError
-from ..heads import MATRICES, conform, resized_state
-from ..spec import check_task_name, format_layers
+from ..errors import CheckFailed, InputError, Unavailable
+from ..memory import ran_out
+from ..spec import check_task_name
 from ..tasks import Task
-from .cut import Fetch, cut, features
-from .data import Dataset
-from .settings import TrainConfig
+from .cut import Suffix, suffix, wanted
+from .dataset import Dataset
+from .keep import Kept, facts, open_kept
+from .learner import Epoch, Learner
+from .settings import Family, Fork, Resolved, TrainConfig, resolved
+from .start import derived, layers_of
+from .values import Values, values
 
 EVALUATED = 100
 """Pictures per batch when accuracy is counted."""
 
+Say = Callable[[str], object]
 
-@dataclass(frozen=True)
-class Epoch:
-    """Means over the training pictures, while the weights were moving."""
 
-    loss: float
-    accuracy: float
+def unheard(text: str) -> None:
+    """What nobody needs to know."""
 
 
 @dataclass(frozen=True)
 class TunedTask:
-    """`accuracy`: share of the held-out pictures that the tuned task names rightly, 0..1."""
+    """`accuracy`: share of the test pictures that the task names rightly, 0..1. `parameters`: how many were trained.
+
+    `failure`: why there is no task, if so; all else is empty then.
+    """
 
     task: Task
     accuracy: float
     history: tuple[Epoch, ...]
+    parameters: int
+    failure: str = ""
 
 
 def tune(
@@ -54,130 +66,228 @@ def tune(
     name: str,
     train: Dataset,
     test: Dataset,
-    layers: tuple[int, ...],
+    fork: Fork,
     config: TrainConfig | None = None,
     *,
+    keep: Path | None = None,
     progress: Progress = silent,
+    say: Say = unheard,
 ) -> TunedTask:
-    """Train blocks `layers` (from 1) and a new head on `train`, count what is right on `test`.
+    """Train `fork` on `train`, count what is right on `test`.
 
-    The backbone is left as it was, and so is the caller's random state. The same seed on the same machine
-    gives the same task. Raises TaskError (name), LayersError, InputError (data), CheckFailed (it diverged).
+    What else is given, and the errors, are those of `train_together`; besides TaskError (name), and CheckFailed
+    where the training diverged or memory ran out.
+    """
+    check_task_name(name)
+    (tuned,) = train_together(backbone, [fork], train, test, config, keep=keep, progress=progress, say=say)
+    if tuned.failure:
+        raise CheckFailed(tuned.failure, "give a lower --lr, or a smaller --batch-size")
+    return replace(tuned, task=replace(tuned.task, name=name))
+
+
+def train_together(
+    backbone: Backbone,
+    forks: Sequence[Fork],
+    train: Dataset,
+    test: Dataset,
+    config: TrainConfig | None = None,
+    *,
+    keep: Path | None = None,
+    progress: Progress = silent,
+    say: Say = unheard,
+) -> tuple[TunedTask, ...]:
+    """Each fork trained on `train` and counted on `test`, all in one pass; in their order.
+
+    The backbone is left as it was, and so is the caller's random state. The same seed on the same machine gives the
+    same tasks. The file `keep` has the training after each epoch: a call that was interrupted goes on there, and
+    removes it at its end. Where memory runs out, fewer train at a time, which `say` hears.
+
+    Raises LayersError, InputError (data; a file `keep` of another training), Unavailable (no GPU), PictureError, and
+    what `pruning.prune` does. A fork that diverges is told in its result; the others go on.
     """
     config = config or TrainConfig()
-    check_task_name(name)
-    _check(backbone, train, test, layers)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(config.seed)
-        network = _network(backbone, len(train.classes))
-        units = [unit for unit in backbone.units if unit in _tuned_units(backbone, layers)]
-        parts = cut(backbone, network, units)
-        modules = {unit: network.get_submodule(backbone.units[unit]) for unit in units}
-        fetch = features(parts, train, backbone.input, config.cache_bytes, progress)
-        lr = config.lr if layers else config.probe_lr
-        trainer = _Trainer(parts.suffix, modules, fetch, torch.from_numpy(train.labels), config, lr)
-        history = tuple(trainer.run(progress))
-    fetch = features(parts, test, backbone.input, config.cache_bytes, progress)
-    accuracy = _accuracy(parts.suffix, fetch, torch.from_numpy(test.labels))
-    versions = {unit: _finished(module) for unit, module in modules.items()}
-    return TunedTask(Task(name, versions, len(train.classes), train.classes), accuracy, history)
+    _check(backbone, forks, train, test)
+    kept = open_kept(keep, facts(backbone, train, test, config) if keep else {})
+    settings = resolved(config, family(backbone), len(train))
+    network = _frozen(backbone, _device(config.device))
+    with _own_random_state(), torch.enable_grad():
+        session = _Session(backbone, network, train, test, settings, kept, progress, say)
+        tuned = session.trained(tuple(forks))
+    kept.remove()
+    return tuple(tuned)
 
 
-def _check(backbone: Backbone, train: Dataset, test: Dataset, layers: tuple[int, ...]) -> None:
-    if unknown := sorted(set(layers) - {block.index for block in backbone.blocks}):
-        raise LayersError(
-            f"blocks {format_layers(unknown)} are outside 1..{len(backbone.blocks)}", "see the block table"
-        )
+def answers(backbone: Backbone, task: Task, data: Dataset, config: TrainConfig) -> npt.NDArray[np.float32]:
+    """What the task says of the pictures: scores, float32 (N, classes)."""
+    network = _frozen(backbone, _device(config.device))
+    versions = {
+        unit: copy.deepcopy(version).to(next(network.parameters()).device)
+        for unit, version in task.versions.items()
+    }
+    end = suffix(backbone, network, versions, task.siamese)
+    found = [scores for _, (scores,) in _answered(backbone, network, data, [end], config)]
+    return torch.cat(found).cpu().numpy()
+
+
+def family(backbone: Backbone) -> Family:
+    """Whether the paper's settings for transformers are meant: some block attends to positions."""
+    modules = (
+        each for block in backbone.blocks for each in backbone.model.get_submodule(block.name).modules()
+    )
+    attends = any("attention" in type(each).__name__.lower() and _projects(each) for each in modules)
+    return "transformer" if attends else "convolutional"
+
+
+def _projects(module: nn.Module) -> bool:
+    """Attention over positions has linear layers; that over channels, as in squeeze and excitation, none of its own."""
+    children = {type(each) for each in module.children()}
+    return bool(children & {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear})
+
+
+def _check(backbone: Backbone, forks: Sequence[Fork], train: Dataset, test: Dataset) -> None:
+    for fork in forks:
+        layers_of(backbone, fork)
     if len(train) < 2 or len(test) < 1 or train.classes != test.classes:
         raise InputError(
             f"{len(train)} pictures to train on and {len(test)} to test on, of {len(train.classes)} and "
             f"{len(test.classes)} classes",
             "give at least two and one, of the same classes",
         )
+    if len(train.classes) < 2:
+        raise InputError("all pictures are of one class", "give pictures of two classes or more")
 
 
-def _tuned_units(backbone: Backbone, layers: Collection[int]) -> set[str]:
-    return {f"block{index}" for index in layers} | set(backbone.heads)
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise Unavailable("there is no GPU that PyTorch can use", "give --device cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def _network(backbone: Backbone, classes: int) -> nn.Module:
-    """A frozen copy of the model, with new heads for so many classes.
+def _frozen(backbone: Backbone, device: torch.device) -> nn.Module:
+    """A copy of the model that nothing changes."""
+    network = copy.deepcopy(backbone.model).eval().requires_grad_(False)
+    return network.to(device).to(memory_format=torch.channels_last)
 
-    Channels last is the layout in which CPUs (and GPUs) train convolutions fastest.
-    """
-    network = copy.deepcopy(backbone.model)
-    for unit in backbone.heads:
-        path = backbone.units[unit]
-        old = network.get_submodule(path)
-        head = conform(old, resized_state(old, classes, siamese=False))
-        last = [layer for layer in head.modules() if isinstance(layer, MATRICES)][-1]
-        last.reset_parameters()
-        network.set_submodule(path, head)
-    network.eval().requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """The caller's comes back."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 @dataclass(frozen=True)
-class _Trainer:
-    suffix: nn.Module
-    modules: dict[str, nn.Module]
-    fetch: Fetch
-    labels: Tensor
-    config: TrainConfig
-    lr: float
+class _Session:
+    """What all forks of one training share."""
 
-    def run(self, progress: Progress) -> Iterator[Epoch]:
-        """Train; the tuned modules are in eval mode afterwards."""
-        steps = math.ceil(len(self.labels) / self.config.batch_size)
-        parameters = [
-            each for module in self.modules.values() for each in module.requires_grad_().parameters()
+    backbone: Backbone
+    network: nn.Module
+    train: Dataset
+    test: Dataset
+    settings: Resolved
+    kept: Kept
+    progress: Progress
+    say: Say
+
+    def trained(self, forks: Sequence[Fork]) -> list[TunedTask]:
+        """All at once, or by halves where memory runs out."""
+        try:
+            return self._at_once(forks)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+        # Out of the handler, which would hold what the failed attempt took.
+        if len(forks) == 1:
+            return [self._failed(f"memory ran out in batches of {self.settings.batch_size}")]
+        half = -(-len(forks) // 2)
+        self.say(f"memory ran out while {len(forks)} forks trained together: {half} at a time from here on")
+        return [*self.trained(forks[:half]), *self.trained(forks[half:])]
+
+    def _at_once(self, forks: Sequence[Fork]) -> list[TunedTask]:
+        learners = [self._learner(fork) for fork in forks]
+        for stage in range(1, 3):
+            last = stage * self.settings.epochs
+            behind = [each for each in learners if each.epoch < min(last, each.epochs)]
+            self._learn(behind, last, max(each.epochs for each in learners))
+        whole = [each for each in learners if not each.failure]
+        accuracies = iter(self._accuracies(whole) if whole else ())
+        return [
+            self._failed(each.failure) if each.failure else self._tuned(each, next(accuracies))
+            for each in learners
         ]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.config.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * self.config.epochs)
-        self._train_mode(True)
-        for epoch in range(self.config.epochs):
-            # Batches of nearly equal size: one left-over picture would break batch-norm.
-            batches = torch.randperm(len(self.labels)).tensor_split(steps)
-            yield self._mean([self._step(indices, optimizer, schedule) for indices in batches], epoch)
-            progress("epochs", epoch + 1, self.config.epochs)
-        self._train_mode(False)
 
-    def _train_mode(self, on: bool) -> None:
-        for module in self.modules.values():
-            module.train(on)
+    def _learner(self, fork: Fork) -> Learner:
+        learner = Learner(self.backbone, self.network, fork, len(self.train.classes), self.settings)
+        if state := self.kept.states.get(str(fork)):
+            learner.restore(state)
+        return learner
 
-    def _step(
-        self,
-        indices: Tensor,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> tuple[float, int]:
-        """(summed loss, right answers) of one batch"""
-        labels = self.labels[indices]
-        answers = self.suffix(*self.fetch(indices))
-        loss = nn.functional.cross_entropy(answers, labels, label_smoothing=self.config.label_smoothing)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-        return float(loss.detach()) * len(labels), int((answers.argmax(1) == labels).sum())
+    def _learn(self, learners: Sequence[Learner], last: int, until: int) -> None:
+        """Up to epoch `last`, those that are ahead wait; kept after each but epoch `until`, the last of all."""
+        if not (learners := [each for each in learners if not each.failure]):
+            return
+        names = wanted(self.backbone, [each.suffix.needs for each in learners])
+        fetch = values(self.backbone, self.network, self.train, names, self.settings, self.progress)
+        for epoch in range(min(each.epoch for each in learners), last):
+            going = [each for each in learners if each.epoch == epoch and not each.failure]
+            self._epoch(going, fetch, epoch)
+            if epoch + 1 < until:  # after the very last one there is nothing left to be interrupted
+                self.kept.write({str(each.fork): each.state() for each in going})
+            self.progress("epochs", epoch + 1, max(each.epochs for each in learners))
 
-    def _mean(self, sums: list[tuple[float, int]], epoch: int) -> Epoch:
-        loss = sum(loss for loss, _ in sums) / len(self.labels)
-        if not math.isfinite(loss):
-            raise CheckFailed(
-                f"training diverged: the loss is {loss} in epoch {epoch + 1}", f"give a rate below {self.lr}"
-            )
-        return Epoch(loss, sum(right for _, right in sums) / len(self.labels))
+    def _epoch(self, learners: Sequence[Learner], fetch: Values, epoch: int) -> None:
+        for each in learners:
+            each.train_mode(True)
+        batches = self._batches(epoch)
+        for step, indices in enumerate(batches):
+            found = fetch(indices, derived(self.settings.seed, "augment", epoch))
+            labels = self.labels[indices]
+            for each in learners:
+                each.learn(found, labels.to(each.device), step, len(batches))
+        for each in learners:
+            each.train_mode(False)
+            each.end_epoch(len(self.train))
+
+    def _batches(self, epoch: int) -> Sequence[Tensor]:
+        """Of nearly equal size: one left-over picture would break batch-norm."""
+        order = torch.Generator().manual_seed(derived(self.settings.seed, "order", epoch))
+        count = math.ceil(len(self.train) / self.settings.batch_size)
+        return torch.randperm(len(self.train), generator=order).tensor_split(count)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Of the training pictures."""
+        return torch.from_numpy(self.train.labels)
+
+    def _accuracies(self, learners: Sequence[Learner]) -> list[float]:
+        right = torch.zeros(len(learners), dtype=torch.long)
+        ends = [each.suffix for each in learners]
+        labels = torch.from_numpy(self.test.labels)
+        for indices, scores in _answered(self.backbone, self.network, self.test, ends, self.settings):
+            right += torch.stack([(each.argmax(1).cpu() == labels[indices]).sum() for each in scores])
+            self.progress("testing", int(indices[-1]) + 1, len(self.test))
+        return [int(count) / len(labels) for count in right]
+
+    def _tuned(self, learner: Learner, accuracy: float) -> TunedTask:
+        classes, fork = self.train.classes, learner.fork
+        task = Task("task", learner.finished(), len(classes), classes, fork.siamese, prune=fork.prune)
+        size = sum(each.numel() for each in learner.parameters())
+        return TunedTask(task, accuracy, tuple(learner.history), size)
+
+    def _failed(self, reason: str) -> TunedTask:
+        return TunedTask(Task("task", {}, len(self.train.classes), self.train.classes), 0.0, (), 0, reason)
 
 
-def _accuracy(suffix: nn.Module, fetch: Fetch, labels: Tensor) -> float:
-    right = 0
-    with torch.no_grad():
-        for indices in torch.split(torch.arange(len(labels)), EVALUATED):
-            right += int((suffix(*fetch(indices)).argmax(1) == labels[indices]).sum())
-    return right / len(labels)
-
-
-def _finished(module: nn.Module) -> nn.Module:
-    return module.requires_grad_(False).to(memory_format=torch.contiguous_format)
+def _answered(
+    backbone: Backbone, network: nn.Module, data: Dataset, ends: Sequence[Suffix], config: TrainConfig
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """(indices of some pictures, scores of each end); each picture is seen once, so nothing is kept."""
+    names = wanted(backbone, [end.needs for end in ends])
+    once = replace(config, augment="none", cache_bytes=0)
+    fetch = values(backbone, network, data, names, once)
+    for indices in torch.split(torch.arange(len(data)), EVALUATED):
+        with torch.no_grad():
+            found = fetch(indices)
+            yield indices, [end(found) for end in ends]

@@ -1,0 +1,90 @@
+"""Labelled pictures in a NumPy archive, FILE.npz.
+
+Its arrays are x_train, y_train, x_test and y_test, or images and labels: uint8 (N, H, W) or (N, H, W, 3), RGB, and
+whole numbers (N,). `classes` (C,) may name the classes; otherwise they are called by their numbers.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .dataset import Dataset, Labels, Picture, Pool, pooled
+
+SPLIT, WHOLE = (("x_train", "y_train"), ("x_test", "y_test")), (("images", "labels"),)
+"""Names of (pictures, labels)."""
+
+
+def read_archive(path: Path) -> Pool:
+    """What lies in FILE.npz, which is opened without running what may be pickled in it.
+
+    Raises InputError: no such file, other arrays than these, of other types or shapes, labels outside the classes.
+    """
+    arrays = _arrays(path)
+    given = next((each for each in (SPLIT, WHOLE) if {*sum(each, ())} <= {*arrays}), None)
+    if given is None:
+        raise InputError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}",
+            "name the arrays images and labels, or x_train, y_train, x_test and y_test",
+        )
+    pictures = [_as_pictures(arrays[name], f"{path}:{name}") for name, _ in given]
+    labels = [_as_labels(arrays[name], f"{path}:{name}") for _, name in given]
+    classes = _class_names(arrays.get("classes"), 1 + max(int(each.max(initial=-1)) for each in labels))
+    return pooled([Dataset(*each, classes) for each in zip(pictures, labels, strict=True)])
+
+
+# What NumPy and zipfile raise on files that lie about themselves.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with path.open("rb") as stream:  # NumPy would leave it open where it fails
+            found = np.load(stream, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                raise ValueError("it is one array without a name")
+            return {name: found[name] for name in found.files}
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}", "check the path") from error
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path} is no archive of plain arrays: {error}", "write it with numpy.savez_compressed"
+        ) from error
+
+
+def _as_pictures(pixels: npt.NDArray[np.generic], place: str) -> tuple[Picture, ...]:
+    if pixels.ndim == 4 and pixels.shape[3] == 1:
+        pixels = pixels[:, :, :, 0]
+    fits = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)
+    if not fits or pixels.dtype != np.uint8 or 0 in pixels.shape[1:]:
+        raise InputError(
+            f"{place} is {pixels.dtype} {pixels.shape}",
+            "give uint8 of shape (N, H, W), or (N, H, W, 3) for RGB",
+        )
+    return tuple(pixels.astype(np.uint8, copy=False))
+
+
+def _as_labels(labels: npt.NDArray[np.generic], place: str) -> Labels:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(f"{place} is {labels.dtype} {labels.shape}", "give whole numbers of shape (N,)")
+    return labels.astype(np.int64)
+
+
+def _class_names(names: npt.NDArray[np.generic] | None, count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count) if names is None else names.ravel()))

@@ -1,0 +1,84 @@
+"""One function over many jobs: in this process, in processes of this machine, or on a Ray cluster.
+
+    with open_executor("processes:4") as executor:
+        for index, outcome in executor.run(function, shared, jobs):
+            ...
+
+An outcome is what `function(shared, jobs[index])` returned, or the exception that it raised. A job whose worker
+died (killed, out of memory, its machine gone) is given to another one, RETRIES times; after that its outcome is a
+CheckFailed. Nothing here knows what a job is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import InputError
+from .cluster import open_cluster
+from .processes import Processes
+from .remote import J, R, S, outcome
+
+
+class Executor(Protocol):
+    """Where jobs run. `workers`: how many of them at a time."""
+
+    @property
+    def workers(self) -> int: ...
+
+    def run(
+        self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]
+    ) -> Generator[tuple[int, R | Exception], None, None]:
+        """(index of a job, its outcome), as they end. `function` is a module's own; `shared` is sent once.
+
+        Closing it ends what still runs.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """One job after the other, in this process."""
+
+    workers: int = 1
+
+    def run(
+        self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]
+    ) -> Generator[tuple[int, R | Exception], None, None]:
+        for index, job in enumerate(jobs):
+            yield index, outcome(function, shared, job)
+
+
+@contextmanager
+def open_executor(text: str = "here", *, cpus: float = 1, gpus: float = 0) -> Iterator[Executor]:
+    """The executor that `text` names: `here`, `processes:N`, `ray` or `ray:ADDRESS`.
+
+    `cpus`: of each job, and as many threads of PyTorch, but `here`, where PyTorch takes what it is set to.
+    `gpus`: of each job on Ray. `ray` alone means the cluster that this process is connected to, or that the
+    environment variable RAY_ADDRESS names, or else one of this machine, for the time of the block.
+
+    Every node of a cluster needs this package, and the files that jobs name under the same paths.
+    Raises InputError; Unavailable where Ray is not installed, its cluster out of reach or too small.
+    """
+    kind, _, rest = text.partition(":")
+    if cpus <= 0 or gpus < 0:
+        raise InputError(f"a job cannot have {cpus:g} CPUs and {gpus:g} GPUs", "give more than 0 CPUs")
+    if gpus and kind != "ray":
+        raise InputError(f"executor {text!r} cannot give {gpus:g} GPUs to each job", "use the executor ray")
+    if kind == "ray":
+        with open_cluster(rest, cpus, gpus) as cluster:
+            yield cluster
+    elif kind == "processes":
+        yield Processes(_count(text, rest), max(1, int(cpus)))
+    elif text == "here":
+        yield Here()
+    else:
+        raise InputError(f"executor {text!r} is unknown", "give here, processes:N, ray or ray:HOST:PORT")
+
+
+def _count(text: str, rest: str) -> int:
+    if not rest.isdecimal() or not 1 <= int(rest) <= 1024:
+        raise InputError(f"executor {text!r} names no number of processes", "give 1 or more, as processes:4")
+    return int(rest)

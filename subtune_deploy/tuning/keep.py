@@ -1,0 +1,83 @@
+"""A training on the disk after each epoch, so that an interrupted one goes on where it was.
+
+kept = open_kept(Path("task.safetensors.partial"), facts(backbone, train, test, config))
+kept.states.get("13-14")                           # None, or what Learner.state gave
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from ..backbone import Backbone, identity
+from ..errors import InputError
+from ..records import to_plain
+from ..staging import replaced_file
+from .dataset import Dataset
+from .settings import TrainConfig
+
+State: TypeAlias = dict[str, Any]
+"""Of one fork: numbers, text and tensors, so that it can be read without running code."""
+
+SIZES = ("cache_bytes", "memory_bytes")
+"""Settings that do not change what comes of a training."""
+
+
+def facts(backbone: Backbone, train: Dataset, test: Dataset, config: TrainConfig) -> dict[str, Any]:
+    """What must be equal for a training to go on, as JSON values."""
+    return {
+        **identity(backbone),
+        "training pictures": train.fingerprint(),
+        "test pictures": test.fingerprint(),
+        **{key: value for key, value in to_plain(config).items() if key not in SIZES},
+        "torch": str(torch.__version__),
+    }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """States by fork, in the file `path`; without one, nothing is written."""
+
+    path: Path | None
+    about: Mapping[str, Any]
+    states: dict[str, State] = field(default_factory=dict)
+
+    def write(self, states: Mapping[str, State]) -> None:
+        """Add or replace these; the file is whole at any time. Raises BundleError."""
+        self.states.update(states)
+        if self.path:
+            with replaced_file(self.path) as pending, pending.open("wb") as stream:
+                torch.save({"about": dict(self.about), "forks": self.states}, stream)
+
+    def remove(self) -> None:
+        """There is nothing left to go on with."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+def open_kept(path: Path | None, about: Mapping[str, Any]) -> Kept:
+    """What the file has, if there is one. Raises InputError where it is of another training, or damaged."""
+    if path is None or not path.exists():
+        return Kept(path, about)
+    before, states = _read(path)
+    changed = [
+        f"{key} was {before.get(key)}, is {value}" for key, value in about.items() if before.get(key) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{path} keeps a training that was begun differently: {'; '.join(changed)}",
+            "do as before to go on with it, or delete it to begin anew",
+        )
+    return Kept(path, about, states)
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, State]]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(found["about"]), dict(found["forks"])
+    except Exception as error:  # whatever the reader makes of bytes that are none of ours
+        raise InputError(f"{path} keeps no training that can be read", "delete it to begin anew") from error

@@ -1,0 +1,260 @@
+"""Many trainings of forks of one backbone on one data set, wherever they run; each is kept as it ends.
+
+study = Study(backbone, load_data("digits"), TrainConfig(epochs=5))
+with open_executor("processes:2") as executor:
+    results = run_trials(study, [Trial(Fork((9,))), Trial(Fork((10,)))], Path("runs/one"), executor)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbone import Backbone, identity
+from ..backends.base import Progress, silent
+from ..environment import describe
+from ..errors import CheckFailed, InputError, SubtuneError, Unavailable
+from ..memory import available
+from ..records import to_plain
+from ..run_folder import CACHE, open_run
+from .chunks import chunks
+from .dataset import Data, Dataset, folds, sample
+from .executors import Executor
+from .jobs import Job, planned
+from .settings import Fork, TrainConfig, resolved
+from .train import TunedTask, family, train_together
+from .travel import packed, unpacked
+from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, read_trials
+
+FREE = ("seed", "cache_bytes", "memory_bytes")
+"""Settings that do not change what comes of a trial; it has a seed of its own."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all trials share. `folds`: how many parts the training pictures are cut into for cross-validation."""
+
+    backbone: Backbone
+    data: Data
+    config: TrainConfig
+    folds: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where trials stand: `done` of `total`, and how long the rest may take, in seconds.
+
+    `results`: those of the job that has just ended; none when the first one begins.
+    """
+
+    done: int
+    total: int
+    seconds_left: float | None = None
+    results: tuple[TrialResult, ...] = ()
+
+
+def datasets(study: Study, trial: Trial) -> tuple[Dataset, Dataset]:
+    """(to train on, to test on): `examples` pictures drawn by the seed, tested on a fold of them or on the test set.
+
+    Raises InputError where there are not so many pictures, or folds.
+    """
+    train = study.data.train
+    if trial.examples is not None:
+        train = sample(train, trial.examples, trial.seed)
+    if trial.fold is None:
+        return train, study.data.test
+    if not 0 <= trial.fold < study.folds:
+        raise InputError(f"there is no fold {trial.fold} of {study.folds}", "folds are counted from 0")
+    return folds(train, study.folds, trial.seed)[trial.fold]
+
+
+def description(study: Study, kind: str = "trials") -> dict[str, Any]:
+    """What must stay the same from one call to the next in a run of this `kind`, see `open_run`."""
+    settings = to_plain(study.config)
+    return {
+        "kind": kind,
+        **identity(study.backbone),
+        "training pictures": study.data.train.fingerprint(),
+        "test pictures": study.data.test.fingerprint(),
+        "folds": study.folds,
+        **{key: value for key, value in settings.items() if key not in FREE},
+        "torch": torch.__version__,
+    }
+
+
+def run_trials(
+    study: Study,
+    trials: Sequence[Trial],
+    run: Path | None,
+    executor: Executor,
+    *,
+    told: Callable[[Step], object] = lambda step: None,
+    say: Callable[[str], object] = lambda text: None,
+    progress: Progress = silent,
+) -> tuple[TrialResult, ...]:
+    """Train what the folder `run` has no outcome of yet; the outcomes of `trials`, in their order.
+
+    Trials that differ in their fork alone are trained together. Without `run` nothing is kept; with it, a call
+    that was killed is taken up after its last epoch by the next one. `told` hears when trials begin and end, `say`
+    what a person should know; `progress` is told of jobs in this process alone.
+
+    Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable;
+    CheckFailed at the end if some trials failed: they are kept out, and tried again by the next call.
+    """
+    _check(study, trials)
+    with _folder(study, run) as folder:
+        outcomes = _known(folder, trials, say)
+        left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
+        jobs = planned(folder and folder / CACHE, left, _chunks(study, executor.workers), executor.workers)
+        failures: list[TrialResult] = []
+        for step in _steps(Sent(study, progress), jobs, executor, len(outcomes), say):
+            if folder is not None:
+                append_trials(folder / LINES, step.results)
+            outcomes |= finished(step.results)
+            failures += [result for result in step.results if result.failure]
+            told(step)
+    if failures:
+        what = "; ".join(f"{result.trial} ({result.failure})" for result in failures)
+        raise CheckFailed(
+            f"{len(failures)} of {len(set(trials))} trials failed: {what}",
+            "the others are kept; run again to try these again",
+        )
+    return tuple(outcomes[trial] for trial in trials)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A study as jobs get it: itself in this process, elsewhere rebuilt, once in each process."""
+
+    study: Study
+    progress: Progress = silent
+
+    @cached_property
+    def payload(self) -> bytes:
+        """Bytes that hold the study."""
+        study = self.study
+        return packed(study.backbone, study.data, study.config, study.folds)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Sent], tuple[bytes]]:
+        return _received, (self.payload,)
+
+
+@lru_cache(maxsize=1)
+def _received(payload: bytes) -> Sent:
+    return Sent(Study(*unpacked(payload)))
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What a job comes back with."""
+
+    results: tuple[TrialResult, ...]
+    said: tuple[str, ...]
+
+
+def _train(sent: Sent, job: Job) -> _Ended:
+    """One job, wherever it runs."""
+    study, said = sent.study, list[str]()
+    train, test = datasets(study, job.trials[0])
+    start = time.monotonic()
+    tuned = train_together(
+        study.backbone,
+        [trial.fork for trial in job.trials],
+        train,
+        test,
+        replace(study.config, seed=job.trials[0].seed),
+        keep=job.keep if job.keep and job.keep.parent.is_dir() else None,  # not seen from every machine
+        progress=sent.progress,
+        say=said.append,
+    )
+    seconds = (time.monotonic() - start) / len(job.trials)
+    results = (
+        _result(trial, each, (len(train), len(test)), seconds)
+        for trial, each in zip(job.trials, tuned, strict=True)
+    )
+    return _Ended(tuple(results), tuple(said))
+
+
+def _result(trial: Trial, tuned: TunedTask, sizes: tuple[int, int], seconds: float) -> TrialResult:
+    if tuned.failure:
+        return failed(trial, tuned.failure)
+    trained, tested = sizes
+    last = tuned.history[-1]
+    return TrialResult(
+        trial, tuned.accuracy, last.accuracy, tested, trained, tuned.parameters, seconds, _host()
+    )
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    host = describe()
+    gpus = [str(gpu["name"]) for gpu in host["gpus"] or ()]
+    return ", ".join([f"{host['cpu']}", *gpus])
+
+
+def _steps(
+    sent: Sent, jobs: Sequence[Job], executor: Executor, done: int, say: Callable[[str], object]
+) -> Iterator[Step]:
+    total = done + sum(len(job.trials) for job in jobs)
+    start, ended = time.monotonic(), 0
+    yield Step(done, total)
+    with closing(executor.run(_train, sent, jobs)) as outcomes:
+        for index, outcome in outcomes:
+            results = _results(jobs[index], outcome, say)
+            ended += len(results)
+            left = (time.monotonic() - start) / ended * (total - done - ended)
+            yield Step(done + ended, total, left, results)
+
+
+def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]) -> tuple[TrialResult, ...]:
+    if isinstance(outcome, _Ended):
+        for text in outcome.said:
+            say(text)
+        return outcome.results
+    if not isinstance(outcome, SubtuneError) or isinstance(outcome, Unavailable):
+        raise outcome
+    return tuple(failed(trial, outcome.message) for trial in job.trials)
+
+
+def _check(study: Study, trials: Sequence[Trial]) -> None:
+    """Whether there are the pictures that trials want; forks are checked where they are grouped."""
+    for trial in {(each.seed, each.examples, each.fold): each for each in trials}.values():
+        datasets(study, trial)
+
+
+def _chunks(study: Study, workers: int) -> Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]:
+    """Which forks fit into a worker's share of the memory together."""
+    config, backbone = study.config, study.backbone
+    batch = resolved(config, family(backbone), len(study.data.train)).batch_size
+    limit = (config.memory_bytes or available() // 2) // workers
+    return lambda forks: chunks(backbone, forks, batch, limit)
+
+
+@contextmanager
+def _folder(study: Study, run: Path | None) -> Iterator[Path | None]:
+    """The run's folder, held; or none."""
+    if run is None:
+        yield None
+        return
+    with open_run(run.absolute(), description(study), LINES) as folder:
+        yield folder
+
+
+def _known(
+    folder: Path | None, trials: Sequence[Trial], say: Callable[[str], object]
+) -> dict[Trial, TrialResult]:
+    """Outcomes of `trials` that the folder has."""
+    if folder is None or not (folder / LINES).is_file():
+        return {}
+    known = finished(read_trials(folder))
+    found = {trial: known[trial] for trial in trials if trial in known}
+    if others := {result.host for result in found.values()} - {_host()}:
+        say(f"some of these trials ran on another host: {'; '.join(sorted(others))}")
+    return found

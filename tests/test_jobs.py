@@ -1,0 +1,90 @@
+"""Jobs: what is trained together, and that an interrupted job is found again as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from subtune_deploy.tuning.jobs import Chunks, plan, planned
+from subtune_deploy.tuning.settings import Fork
+from subtune_deploy.tuning.trials import Trial
+
+FORKS = [Fork((n,)) for n in range(1, 7)]
+
+
+def by(count: int) -> Chunks:
+    """As if so many forks fitted into memory together."""
+
+    def chunks(forks: Sequence[Fork]) -> list[list[Fork]]:
+        return [list(forks[start : start + count]) for start in range(0, len(forks), count)]
+
+    return chunks
+
+
+def layers(groups: Sequence[Sequence[Trial]]) -> list[list[int]]:
+    return [[int(str(trial.fork)) for trial in group] for group in groups]
+
+
+def test_trials_that_differ_in_more_than_their_fork_are_apart() -> None:
+    trials = [
+        Trial(fork, seed, examples, fold)
+        for fork in FORKS[:2]
+        for seed in (0, 1)
+        for examples, fold in ((None, None), (100, None), (100, 0), (100, 1))
+    ]
+    groups = plan(trials, by(100), workers=1)
+    assert len(groups) == 8
+    for group in groups:
+        assert [trial.fork for trial in group] == FORKS[:2]
+        assert len({(trial.seed, trial.examples, trial.fold) for trial in group}) == 1
+    assert {trial for group in groups for trial in group} == set(trials)
+
+
+def test_a_job_is_no_larger_than_memory_takes() -> None:
+    assert layers(plan(map(Trial, FORKS), by(4), workers=1)) == [[1, 2, 3, 4], [5, 6]]
+
+
+def test_there_are_jobs_for_all_workers_where_there_are_trials_enough() -> None:
+    groups = plan(map(Trial, FORKS), by(100), workers=4)
+    assert len(groups) == 4
+    assert sorted(layer for group in layers(groups) for layer in group) == [1, 2, 3, 4, 5, 6]
+    assert max(map(len, groups)) == 2
+    assert len(plan(map(Trial, FORKS), by(100), workers=64)) == 6
+    assert plan([], by(100), workers=2) == []
+
+
+def test_an_interrupted_job_is_found_again_whatever_fits_into_memory_now(tmp_path: Path) -> None:
+    trials = [*map(Trial, FORKS)]
+    first, second = planned(tmp_path, trials, by(3), workers=1)
+    assert first.keep is not None
+    first.keep.write_text("after epoch 2")
+    again = planned(tmp_path, trials, by(100), workers=3)
+    assert again[0] == first
+    assert first.keep.exists()
+    assert {trial for job in again[1:] for trial in job.trials} == set(second.trials)
+    assert len(again) == 3
+
+
+def test_what_is_kept_of_a_job_that_is_not_wanted_any_more_is_removed(tmp_path: Path) -> None:
+    trials = [*map(Trial, FORKS)]
+    (job,) = planned(tmp_path, trials, by(100), workers=1)
+    assert job.keep is not None
+    job.keep.write_text("after epoch 2")
+    (other,) = planned(tmp_path, trials[:-1], by(100), workers=1)
+    assert other.keep != job.keep
+    assert not job.keep.exists()
+    assert other.trials == tuple(trials[:-1])
+
+
+def test_a_plan_that_cannot_be_read_costs_no_more_than_time(tmp_path: Path) -> None:
+    trials = [*map(Trial, FORKS)]
+    planned(tmp_path, trials, by(100), workers=1)
+    for text in ("{", "[]\n", '{"trials": [{"fork": 3}]}\n'):
+        (tmp_path / "jobs.jsonl").write_text(text)
+        (job,) = planned(tmp_path, trials, by(100), workers=1)
+        assert job.trials == tuple(trials)
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    (job,) = planned(None, [Trial(FORKS[0])], by(100), workers=1)
+    assert job.keep is None

@@ -1,0 +1,276 @@
+"""Studies: every trial once, with the same outcome wherever it runs and whatever interrupts it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
+
+from subtune_deploy.errors import CheckFailed, InputError, LayersError
+from subtune_deploy.tuning.dataset import Data, Dataset
+from subtune_deploy.tuning.executors import Here, open_executor
+from subtune_deploy.tuning.processes import Processes
+from subtune_deploy.tuning.settings import Fork
+from subtune_deploy.tuning.study import Step, Study, datasets, run_trials
+from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
+
+LONG = replace(QUICK, epochs=60)
+"""Long enough to be killed in its midst."""
+
+
+def told(results: tuple[TrialResult, ...]) -> list[tuple[object, ...]]:
+    """What must be the same from run to run: all but where it ran, and how long."""
+    return [(r.trial, r.accuracy, r.train_accuracy, r.tested, r.trained, r.parameters) for r in results]
+
+
+def lines(run: Path) -> list[Trial]:
+    return [result.trial for result in read_trials(run)]
+
+
+def test_each_trial_is_a_line_in_the_order_of_its_job(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    found = run_trials(study(), TRIALS, tmp_path / "run", Here(), told=steps.append)
+    assert tuple(result.trial for result in found) == TRIALS
+    assert tuple(lines(tmp_path / "run")) == TRIALS
+    assert [(step.done, step.total) for step in steps] == [(0, 8), (4, 8), (8, 8)]
+    assert [len(step.results) for step in steps] == [0, 4, 4]
+    assert steps[-1].seconds_left == 0
+    for result in found:
+        assert (result.tested, result.trained) == (12, 24)
+        assert 0 <= result.accuracy <= 1
+        assert result.seconds > 0
+        assert result.host
+    sizes = {str(result.trial.fork): result.parameters for result in found}
+    assert sizes["none"] < sizes["2"] < sizes["3-4"] < sizes["all"]
+    assert not list((tmp_path / "run" / "cache").glob("*.pt"))
+
+
+def test_a_trial_depends_on_nothing_but_itself() -> None:
+    together = run_trials(study(), TRIALS, None, Here())
+    apart = [run_trials(study(), [trial], None, Here())[0] for trial in reversed(TRIALS)]
+    assert told(tuple(reversed(apart))) == told(together)
+    assert len({result.accuracy for result in together} | {r.train_accuracy for r in together}) > 2
+
+
+def test_nothing_is_trained_twice_and_a_run_can_grow(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = run_trials(study(), TRIALS[:3], run, Here())
+    once = (run / "trials.jsonl").read_bytes()
+    assert run_trials(study(), TRIALS[:3], run, Here()) == first
+    assert (run / "trials.jsonl").read_bytes() == once
+    grown = run_trials(study(), [TRIALS[6], TRIALS[0], TRIALS[0]], run, Here())
+    assert [result.trial for result in grown] == [TRIALS[6], TRIALS[0], TRIALS[0]]
+    assert (run / "trials.jsonl").read_bytes().startswith(once)
+    assert len(lines(run)) == 4
+
+
+def test_pictures_are_drawn_by_the_seed_and_folds_hold_each_of_them_out_once() -> None:
+    shared = study(folds=4)
+    some = [datasets(shared, Trial(FORKS[0], seed=1, examples=12, fold=fold)) for fold in range(4)]
+    drawn, test = datasets(shared, Trial(FORKS[0], seed=1, examples=12))
+    assert test is shared.data.test
+    assert [len(train) + len(held_out) for train, held_out in some] == [12] * 4
+    assert sorted(places(shared, *(held_out for _, held_out in some))) == sorted(places(shared, drawn))
+    other, _ = datasets(shared, Trial(FORKS[0], seed=2, examples=12))
+    assert sorted(places(shared, other)) != sorted(places(shared, drawn))
+
+
+def places(shared: Study, *some: Dataset) -> list[int]:
+    """Where pictures lie in the training set."""
+    known = {picture.tobytes(): n for n, picture in enumerate(shared.data.train.pictures)}  # type: ignore[union-attr]
+    return [known[picture.tobytes()] for each in some for picture in each.pictures]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("text", ["processes:2", "ray"])
+def test_the_outcome_is_the_same_wherever_it_runs_though_a_worker_is_killed(
+    text: str, tmp_path: Path, two_cpus: None
+) -> None:
+    """The keep file of a job shows that it is in its midst; the job goes on where it was."""
+    trials = TRIALS[:4]
+    expected = run_trials(study(LONG), trials, None, Here())
+    with open_executor(text) as executor, killed_once(tmp_path / "run", text) as victims:
+        assert executor.workers == 2
+        found = run_trials(study(LONG), trials, tmp_path / "run", executor)
+    assert victims, "no worker was killed in its midst"
+    assert told(found) == told(expected)
+    assert sorted(map(str, lines(tmp_path / "run"))) == sorted(map(str, trials))
+
+
+@pytest.fixture
+def two_cpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray of this machine with two workers, if it is to be Ray."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@contextmanager
+def killed_once(run: Path, text: str) -> Iterator[list[int]]:
+    """As soon as a training has been kept, one of the processes that train is killed."""
+    workers = ray_workers if text == "ray" else own_children
+    victims: list[int] = []
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.is_set() and not list((run / "cache").glob("*.pt")):
+            time.sleep(0.005)
+        for worker in workers()[:1]:
+            os.kill(worker, signal.SIGKILL)
+            victims.append(worker)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield victims
+    finally:
+        done.set()
+        thread.join()
+
+
+def own_children() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def ray_workers() -> list[int]:
+    """Ray gives its workers the name of what they run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::answer"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_run_that_is_killed_goes_on_after_its_last_epoch(tmp_path: Path) -> None:
+    run, trials = tmp_path / "run", TRIALS[:2]
+    process = multiprocessing.get_context("spawn").Process(target=long_run, args=(run,))
+    process.start()
+    while not list((run / "cache").glob("*.pt")) and process.is_alive():
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (run / "trials.jsonl").exists()
+    epochs: list[float] = []
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+
+    found = run_trials(study(LONG), trials, run, Here(), progress=progress)
+    assert 1 < epochs[0] <= epochs[-1] == LONG.epochs
+    assert told(found) == told(run_trials(study(LONG), trials, None, Here()))
+    assert tuple(lines(run)) == trials
+
+
+def long_run(run: Path) -> None:
+    run_trials(study(LONG), TRIALS[:2], run, Here())
+
+
+def test_failures_are_told_kept_out_and_tried_again(tmp_path: Path) -> None:
+    Image.new("RGB", (12, 12)).save(tmp_path / "last.png")
+    good, run = study(), tmp_path / "run"
+    train = good.data.train
+    files = Dataset((*train.pictures[:-1], tmp_path / "last.png"), train.labels, train.classes)
+    shared = replace(good, data=Data(files, good.data.test))
+    first = run_trials(shared, TRIALS[:2], run, Here())
+    times = os.stat(tmp_path / "last.png")
+    (tmp_path / "last.png").rename(tmp_path / "gone.png")
+    (tmp_path / "last.png").write_bytes(b"\0" * times.st_size)
+    os.utime(tmp_path / "last.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(CheckFailed, match=r"2 of 4 trials failed: none seed 1 \(.*last\.png") as caught:
+        run_trials(shared, [*TRIALS[:2], *TRIALS[4:6]], run, Here())
+    assert caught.value.hint == "the others are kept; run again to try these again"
+    assert [bool(result.failure) for result in read_trials(run)] == [False, False, True, True]
+    (tmp_path / "gone.png").rename(tmp_path / "last.png")
+    again = run_trials(shared, [*TRIALS[:2], *TRIALS[4:6]], run, Here())
+    assert again[:2] == first
+    assert not any(result.failure for result in again)
+
+
+def test_a_fork_that_diverges_fails_alone(tmp_path: Path) -> None:
+    wild = study(replace(QUICK, lr=1e30, probe_lr=1e-2))
+    with pytest.raises(CheckFailed, match=r"1 of 2 trials failed: 2 seed 0 \(.*diverged"):
+        run_trials(wild, TRIALS[:2], tmp_path / "run", Here())
+    assert [bool(result.failure) for result in read_trials(tmp_path / "run")] == [False, True]
+
+
+CHANGES: dict[str, Callable[[Study], Study]] = {
+    "epochs was 2, is 3": lambda s: replace(s, config=replace(s.config, epochs=3)),
+    "folds was 0, is 4": lambda s: replace(s, folds=4),
+    "weights was": lambda s: study(seed=1),
+    "training pictures was": lambda s: replace(s, data=s.data._replace(train=pictures(24, 3))),
+    "test pictures was": lambda s: replace(s, data=s.data._replace(test=pictures(12, 3))),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_folder_of_another_study_is_refused(what: str, tmp_path: Path) -> None:
+    run_trials(study(), TRIALS[:1], tmp_path, Here())
+    with pytest.raises(InputError, match=what):
+        run_trials(CHANGES[what](study()), TRIALS[:1], tmp_path, Here())
+    assert len(lines(tmp_path)) == 1
+
+
+def test_what_does_not_change_outcomes_may_change(tmp_path: Path) -> None:
+    first = run_trials(study(), TRIALS[:1], tmp_path, Here())
+    settings = replace(QUICK, cache_bytes=0, memory_bytes=1 << 30, seed=5)
+    assert run_trials(study(settings), TRIALS[:1], tmp_path, Here()) == first
+    (other,) = run_trials(study(replace(QUICK, cache_bytes=0)), TRIALS[:1], None, Here())
+    assert told((other,)) == told(first)
+
+
+def test_trials_of_another_host_are_taken_and_said(tmp_path: Path) -> None:
+    run_trials(study(), TRIALS[:1], tmp_path, Here())
+    path = tmp_path / "trials.jsonl"
+    (result,) = read_trials(path)
+    path.write_text(path.read_text().replace(f'"{result.host}"', '"a processor of long ago"'))
+    said: list[str] = []
+    run_trials(study(), TRIALS[:1], tmp_path, Here(), say=said.append)
+    assert said == ["some of these trials ran on another host: a processor of long ago"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "kind", "told"),
+    [
+        (Trial(FORKS[1], examples=25), InputError, "25"),
+        (Trial(FORKS[1], fold=0), InputError, "there is no fold 0 of 0"),
+        (Trial(Fork((1, 5))), LayersError, "outside 1..4"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(
+    trial: Trial, kind: type[Exception], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=told):
+        run_trials(study(), [TRIALS[0], trial], tmp_path / "run", Here())
+    assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+def test_folds_that_a_class_is_too_small_for_are_refused() -> None:
+    with pytest.raises(InputError, match="class"):
+        run_trials(study(folds=9), [Trial(FORKS[1], fold=0)], None, Here())
+
+
+def test_a_defect_in_a_worker_is_not_taken_for_an_outcome(tmp_path: Path) -> None:
+    data = study().data
+    labels = data.test.labels
+    nothing = Dataset((None,) * len(labels), labels, data.test.classes)  # type: ignore[arg-type]
+    broken = replace(study(), data=data._replace(test=nothing))
+    with pytest.raises(Exception, match=r".") as caught:
+        run_trials(broken, TRIALS[:1], tmp_path / "run", Processes(1))
+    assert not isinstance(caught.value, CheckFailed)
