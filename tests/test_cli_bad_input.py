@@ -217,7 +217,7 @@ CASES = {
     "a folder as picture": ("run {i}/bundle {i}", "there is no picture", "a file is expected"),
     "a second picture that is none": ("run {i}/bundle {photo} {i}/notes.txt", "is not a picture", "JPEG"),
     "a parity picture that is none": ("export {n} --layers 1 --picture {i}/notes.txt", "is not a picture", "JPEG"),
-    "no such data": ("tune {n} --layers 1 --data none -o x.pt", "there is no folder none", "folder of pictures"),
+    "no such data": ("tune {n} --layers 1 --data none -o x.pt", "there is no folder none", "folder of class folders"),
     "data without pictures": ("tune {n} --layers 1 --data {i} -o x.pt", "readable pictures", "were skipped"),
     "no epochs": ("tune {n} --layers 1 --data {i} --epochs 0 -o x.pt", "epochs is 0", "give 1 or more"),
     # bundles

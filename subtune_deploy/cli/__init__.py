@@ -15,7 +15,7 @@ import click
 
 from .. import __version__
 from ..errors import SubtuneError, did_you_mean
-from . import bundles, machine, networks, shipping, timing
+from . import bundles, machine, networks, searching, shipping, timing, tuning
 
 EXPORT = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
 """Packages of the extra `export`, which a device can do without."""
@@ -41,6 +41,8 @@ def cli() -> None:
 
 for command in (
     *networks.COMMANDS,
+    *tuning.COMMANDS,
+    *searching.COMMANDS,
     *bundles.COMMANDS,
     *shipping.COMMANDS,
     *timing.COMMANDS,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -17,8 +20,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import BundleError, InputError
-from ..spec import parse_layers
+from ..errors import BundleError, InputError, LayersError
+from ..spec import Pruning, parse_layers
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -29,6 +32,7 @@ UNWRAPPED = 10_000
 """Columns of a table that no terminal shows."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Record = TypeVar("Record")
 
 messages = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -43,6 +47,32 @@ def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]
         return command
 
     return decorate
+
+
+def record_options(kind: type[Any]) -> Callable[[Command], Command]:
+    """One option for each field of a frozen dataclass, so that neither is declared twice.
+
+    A field's metadata may give `help`, `choices`, and `default`: what --help shows where it is None.
+    """
+    hints = typing.get_type_hints(kind)
+    return options(*(_field_option(each, hints[each.name]) for each in dataclasses.fields(kind)))
+
+
+def _field_option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
+    choices, shown = field.metadata.get("choices"), field.metadata.get("default", True)
+    kinds = [each for each in typing.get_args(hint) if each is not types.NoneType] or [hint]
+    return click.option(
+        f"--{field.name.replace('_', '-')}",
+        type=click.Choice(choices) if choices else kinds[0],
+        default=field.default,
+        show_default=shown,
+        help=field.metadata.get("help"),
+    )
+
+
+def read_record(kind: type[Record], values: dict[str, Any]) -> Record:
+    """What `record_options` gave, taken out of a command's arguments."""
+    return kind(**{each.name: values.pop(each.name) for each in dataclasses.fields(typing.cast(Any, kind))})
 
 
 network_options = options(
@@ -80,6 +110,57 @@ build_options = options(
     ),
 )
 """How graphs are made."""
+
+
+def _prune_way(field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
+    """The option for a field of Pruning, so that it is declared nowhere else."""
+    flag, name = f"--prune-{field.name.replace('_', '-')}", f"prune_{field.name}"
+    choices, told = field.metadata.get("choices"), field.metadata["help"]
+    if field.type == "bool":
+        return click.option(flag, name, is_flag=True, default=None, help=told)
+    kind = click.Choice(choices) if choices else int
+    return click.option(flag, name, type=kind, show_default=str(field.default), help=told)
+
+
+def _ratio_option(*, multiple: bool) -> Callable[[Command], Command]:
+    told = f"Make the fork thinner. {_RATIO.metadata['help']}{' Repeatable.' if multiple else ''}"
+    return click.option("--prune", "prune_ratio", type=float, multiple=multiple, metavar="RATIO", help=told)
+
+
+_RATIO, *_WAYS = dataclasses.fields(Pruning)
+prune_how_options = options(*map(_prune_way, _WAYS))
+"""How a fork is made thinner, where the ratio is asked for elsewhere."""
+
+prune_options = options(_ratio_option(multiple=False), prune_how_options)
+"""How the fork of a task to be trained is made thinner."""
+
+prune_candidate_options, prune_candidates_options = (
+    options(_ratio_option(multiple=many), *(_prune_way(each) for each in _WAYS if each.name != "when"))
+    for many in (False, True)
+)
+"""The same for one latency candidate, or for several ratios; nothing is trained, so there is no before and after."""
+
+
+def read_pruning_how(given: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a command's arguments what `prune_how_options` put there: fields of Pruning that were given."""
+    values = {each.name: given.pop(f"prune_{each.name}", None) for each in _WAYS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read_prunings(given: dict[str, Any]) -> tuple[Pruning, ...]:
+    """The same with the ratio: a record for each. Raises InputError for what is no pruning, or has no ratio."""
+    ratios, how = given.pop("prune_ratio"), read_pruning_how(given)
+    ratios = ratios if isinstance(ratios, tuple) else () if ratios is None else (ratios,)
+    if how and not ratios:
+        flag = f"--prune-{next(iter(how)).replace('_', '-')}"
+        raise InputError(f"{flag} goes with --prune", "give a ratio too, as in --prune 0.5")
+    return tuple(Pruning(ratio, **how) for ratio in ratios)
+
+
+def read_pruning(given: dict[str, Any]) -> Pruning | None:
+    """The one pruning that was asked for, if any."""
+    return next(iter(read_prunings(given)), None)
+
 
 targets_option = click.option(
     "--target",
@@ -131,6 +212,24 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
         raise InputError(f"input size {text!r} is not CxHxW", "give channels, height, width, as in 3x224x224")
     channels, height, width = map(int, match.groups())
     return channels, height, width
+
+
+def parse_span(text: str, blocks: int) -> tuple[int, int]:
+    """`"2"` -> (2, 2), `"1-3"` -> (1, 3). Raises LayersError for lengths that `blocks` blocks do not have."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high <= blocks:
+        raise LayersError(
+            f"span {text!r} does not fit {blocks} blocks", "give a length or two, as in --span 1-3"
+        )
+    return low, high
+
+
+def time_left(seconds: float | None) -> str:
+    """How long the rest may take, for people."""
+    if seconds is None:
+        return "time left unknown"
+    return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
 
 
 def read_layers(text: str, backbone: Backbone) -> tuple[int, ...]:

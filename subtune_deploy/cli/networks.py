@@ -1,4 +1,4 @@
-"""Commands on networks, which need PyTorch: blocks, export, tune."""
+"""Commands on networks, which need PyTorch: blocks, export."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LayersError, TaskError, did_you_mean
-from ..spec import BASE, check_task_name, format_layers
+from ..spec import BASE, Pruning, format_layers
 from .common import (
-    bar,
     build_options,
     json_option,
     messages,
@@ -21,8 +20,10 @@ from .common import (
     pairs,
     print_json,
     print_table,
+    prune_candidate_options,
     read_backbone,
     read_layers,
+    read_pruning,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _times(shape: Sequence[int]) -> str:
     show_default=True,
     help="Batch-norm statistics that moved in blocks that were not tuned: take the base's, or fork them too.",
 )
+@prune_candidate_options
 @build_options
 @click.option(
     "--picture",
@@ -119,34 +121,38 @@ def export(
     from ..build import BuildOptions, build, parse_batch
 
     options = BuildOptions(parse_batch(batch), merge, lowering)
-    checkpoints = pairs(files, "--task")
+    checkpoints, prune = pairs(files, "--task"), read_pruning(network)
     if layers is None and not checkpoints:
         raise LayersError("no fork was given", "give --layers 13-14, or --task NAME=FILE")
     if checkpoints and count:
         raise TaskError("--task and --tasks were both given", "--task takes files, --tasks makes candidates")
+    if checkpoints and prune:
+        raise TaskError(
+            "--task and --prune were both given", "what a task pruned is found from its checkpoint"
+        )
     backbone = read_backbone(**network)
     fork = None if layers is None else read_layers(layers, backbone)
     if checkpoints:
         tasks = _from_checkpoints(backbone, checkpoints, fork, drift, siamese)
     else:
-        tasks = _candidates(backbone, fork or (), count or 1, siamese)
-    out = out or Path("engines", _folder_name(backbone.name, fork, checkpoints, count or 1))
+        tasks = _candidates(backbone, fork or (), count or 1, siamese, prune)
+    out = out or Path("engines", _folder_name(backbone.name, fork, checkpoints, count or 1, prune))
     _report(build(backbone, tasks, out, options, pictures=pictures, say=messages.print))
 
 
 def _candidates(
-    backbone: Backbone, fork: tuple[int, ...], count: int, siamese: Collection[str]
+    backbone: Backbone, fork: tuple[int, ...], count: int, siamese: Collection[str], prune: Pruning | None
 ) -> list[Task]:
     from ..tasks import candidate_task
 
     names = [f"task{number}" for number in range(1, count + 1)]
     _check_known(siamese, names)
     messages.print(
-        f"latency candidate: fork {format_layers(fork)} of {backbone.name}, weights {backbone.weights}; the "
+        f"latency candidate: fork {_told(fork, prune)} of {backbone.name}, weights {backbone.weights}; the "
         f"{'tasks' if count > 1 else 'task'} {', '.join(names)} got random weights that differ from the base's"
     )
     return [
-        candidate_task(backbone, name, fork, seed=seed, siamese=name in siamese)
+        candidate_task(backbone, name, fork, seed=seed, siamese=name in siamese, prune=prune)
         for seed, name in enumerate(names, start=1)
     ]
 
@@ -173,7 +179,8 @@ def _from_checkpoints(
             )
         kind = ", siamese head" if task.siamese else ""
         tuned = format_layers(tuned_blocks(backbone, task))
-        messages.print(f"task {name}: tuned blocks {tuned}, {task.classes} classes{kind}")
+        thin = f", {task.prune}" if task.prune else ""
+        messages.print(f"task {name}: tuned blocks {tuned}, {task.classes} classes{kind}{thin}")
         for note in task.notes:
             messages.print(f"task {name}: {note}")
         tasks.append(task)
@@ -186,12 +193,23 @@ def _check_known(names: Collection[str], known: Collection[str]) -> None:
             raise TaskError(f"--siamese names {name!r}, which is no task", did_you_mean(name, known))
 
 
-def _folder_name(model: str, fork: tuple[int, ...] | None, files: Collection[str], count: int) -> str:
-    """`resnet50_13-14`, `resnet50_13-14_x8` for eight candidates, `mine_make_birds_signs` for checkpoints."""
+def _told(fork: tuple[int, ...], prune: Pruning | None) -> str:
+    return f"{format_layers(fork)} {prune}" if prune else format_layers(fork)
+
+
+def _folder_name(
+    model: str,
+    fork: tuple[int, ...] | None,
+    files: Collection[str],
+    count: int,
+    prune: Pruning | None,
+) -> str:
+    """`resnet50_13-14`, `resnet50_13-14_x8` for eight candidates, `resnet50_13-14_pruned_0.5_local_l1`,
+    `mine_make_birds_signs` for checkpoints."""
     plain = re.sub(r"\W+", "_", Path(model.removeprefix("timm:")).name.replace(".py:", ":"))
     if files:
         return f"{plain}_{'_'.join(files)}"
-    return f"{plain}_{format_layers(fork or ())}{f'_x{count}' if count > 1 else ''}"
+    return f"{plain}_{_told(fork or (), prune).replace(' ', '_')}{f'_x{count}' if count > 1 else ''}"
 
 
 def _report(bundle: Bundle) -> None:
@@ -216,68 +234,4 @@ def _of(manifest: Manifest, task: str) -> list[Mapping[str, Any]]:
     return [f for f in manifest.parity if f["task"] == task and f["against"] == "stand-alone model"]
 
 
-@click.command()
-@network_options
-@click.option(
-    "--layers", required=True, metavar="LAYERS", help="Blocks to tune, as in 13-14; none: the head alone."
-)
-@click.option(
-    "--data",
-    required=True,
-    metavar="DIR|digits",
-    help="A folder with a folder of pictures per class, or 5,000 real digits.",
-)
-@click.option("--name", default="task", show_default=True, help="What the task is called.")
-@click.option("--train", type=click.IntRange(2), help="Pictures to train on; default: four fifths.")
-@click.option("--test", type=click.IntRange(1), help="Pictures held out; default: a fifth.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The task's checkpoint.")
-def tune(
-    layers: str, data: str, name: str, train: int | None, test: int | None, out: Path, **others: Any
-) -> None:
-    """SubTuning of one task: some blocks and a new head.
-
-    All else stays frozen, batch-norm statistics too. What differs from the base is written to the checkpoint,
-    for export --task NAME=FILE.
-    """
-    from ..checkpoint import check_writable, write_state
-    from ..tasks import task_state
-    from ..tuning.data import load_data
-    from ..tuning.settings import TrainConfig
-    from ..tuning.train import tune as train_task
-
-    check_task_name(name)
-    check_writable(out)
-    config = TrainConfig(**{each.name: others.pop(each.name) for each in dataclasses.fields(TrainConfig)})
-    backbone = read_backbone(**others)
-    fork = read_layers(layers, backbone)
-    found = load_data(data, train=train, test=test, seed=config.seed)
-    for line in found.skipped:
-        messages.print(f"skipped: {line}")
-    with bar(f"tuning {name}") as tick:
-        tuned = train_task(backbone, name, found.train, found.test, fork, config, progress=tick)
-    write_state(out, *task_state(backbone, tuned.task))
-    click.echo(
-        f"{name}: blocks {format_layers(fork)}, {tuned.accuracy:.1%} of {len(found.test)} held-out pictures right"
-    )
-    click.echo(f"checkpoint: {out}")
-
-
-def _training_options(command: click.Command) -> click.Command:
-    """One option for each field of TrainConfig, so that neither is declared twice."""
-    from ..tuning.settings import TrainConfig
-
-    for setting in dataclasses.fields(TrainConfig):
-        flag = f"--{setting.name.replace('_', '-')}"
-        command.params.append(
-            click.Option(
-                [flag],
-                type=type(setting.default),
-                default=setting.default,
-                show_default=True,
-                help=setting.metadata.get("help"),
-            )
-        )
-    return command
-
-
-COMMANDS = (blocks, export, _training_options(tune))
+COMMANDS = (blocks, export)

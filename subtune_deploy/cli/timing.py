@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError, LayersError, SubtuneError
+from ..errors import InputError, SubtuneError
 from .common import (
     bar,
     build_options,
@@ -22,11 +21,15 @@ from .common import (
     messages,
     network_options,
     options,
+    parse_span,
     print_json,
     print_table,
+    prune_candidates_options,
     read_backbone,
     read_layers,
+    read_prunings,
     targets_option,
+    time_left,
 )
 
 if TYPE_CHECKING:
@@ -179,6 +182,7 @@ def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
     metavar="K,...",
     help="So many tasks on each fork, as in 1,2,8.",
 )
+@prune_candidates_options
 @build_options
 @_protocol_options
 @click.option("--keep", is_flag=True, help="Keep each candidate's bundle in RUN/bundles.")
@@ -217,14 +221,16 @@ def sweep(
         BuildOptions(parse_batch(batch), merge, lowering), _protocol(name, seconds, precision), hot, keep
     )
     recipes, counts = [load_target(each) for each in targets], _counts(tasks)
+    prunings = read_prunings(network) or (None,)
     backbone = read_backbone(**network)
     lists = [read_layers(each, backbone) for each in forks]
     blocks = len(backbone.blocks)
     chosen = candidates(
         blocks,
-        None if lists and span is None else _span(span or f"1-{min(3, blocks)}", blocks),
+        None if lists and span is None else parse_span(span or f"1-{min(3, blocks)}", blocks),
         lists,
         counts,
+        prunings,
     )
     messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
     start, fresh = time.monotonic(), list[float]()
@@ -250,7 +256,7 @@ def _summarise(results: Sequence[Result], fresh: Sequence[float], seconds: float
 
 def _teller(tick: Callable[[str, float, float], None], fresh: list[float]) -> Callable[[Step], None]:
     def told(step: Step) -> None:
-        where, left = f"{step.candidate} on {step.target}", _left(step.seconds_left)
+        where, left = f"{step.candidate} on {step.target}", time_left(step.seconds_left)
         tick(f"{where}, {left}", step.done, step.total)
         if step.outcome is None:
             return
@@ -266,22 +272,6 @@ def _outcome(outcome: Result | SubtuneError) -> str:
         return f"failed: {outcome.message}"
     low, high = outcome.ratio.low - 1, outcome.ratio.high - 1
     return f"{outcome.added:+.1%} ({low:+.1%} to {high:+.1%})"
-
-
-def _left(seconds: float | None) -> str:
-    if seconds is None:
-        return "time left unknown"
-    return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
-
-
-def _span(text: str, blocks: int) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 1 <= low <= high <= blocks:
-        raise LayersError(
-            f"span {text!r} does not fit {blocks} blocks", "give a length or two, as in --span 1-3"
-        )
-    return low, high
 
 
 def _counts(text: str) -> tuple[int, ...]:
