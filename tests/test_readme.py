@@ -58,6 +58,9 @@ def test_the_readme_shows_the_main_commands() -> None:
         "verify",
         "sweep",
         "results",
+        "profile",
+        "greedy",
+        "tune",
         "run",
         "ship",
         "unpack",
@@ -74,6 +77,10 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert all(task in answers for task in ("base", "birds", "signs"))
     (timing,) = [text for command, text in printed.items() if " bench engines" in command]
     assert re.search(r"[+-]\d+\.\d%", timing)
+    (profiled,) = [text for command, text in printed.items() if " profile " in command]
+    assert "best: " in profiled
+    (chosen,) = [text for command, text in printed.items() if " greedy " in command]
+    assert "chosen in this order: " in chosen
     (swept,) = [text for command, text in printed.items() if " sweep " in command]
     (table,) = [text for command, text in printed.items() if " results " in command]
     (compared,) = [text for command, text in printed.items() if " --compare " in command]
