@@ -13,8 +13,9 @@ from subtune_deploy.errors import InputError, LayersError
 from subtune_deploy.pruning import prune
 from subtune_deploy.spec import Pruning
 from subtune_deploy.tasks import Task, standalone
+from subtune_deploy.tuning.dataset import derived
 from subtune_deploy.tuning.settings import Fork
-from subtune_deploy.tuning.start import derived, layers_of, parameters, start, thinned, units_of
+from subtune_deploy.tuning.start import layers_of, parameters, start, thinned, units_of
 from subtune_deploy.versions import Version
 
 HALF = Pruning(0.5, round_to=1)

@@ -1,4 +1,4 @@
-"""Forks that train together come out as each does alone, whatever interrupts them and however little memory there is."""
+"""Forks that train together come out as each does alone, whatever interrupts them, in however little memory."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_when_all_have_diverged_no_more_batches_are_prepared(network: Backbone, 
 # Interruptions
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - not an error
     """Stands for whatever ends a process."""
 
 
@@ -229,7 +229,7 @@ def interrupted_after(
 
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4])
 def test_a_training_goes_on_where_it_was_interrupted(network: Backbone, tmp_path: Path, epoch: int) -> None:
-    """After epoch 2 all forks but the one that is pruned then are ready."""
+    """After epoch 2 all but the one that is pruned then are ready. The last epoch is not kept, but trained again."""
     keep = tmp_path / "forks.partial"
     interrupted_after(epoch, network, FORKS, keep)
     epochs: list[float] = []
@@ -239,7 +239,7 @@ def test_a_training_goes_on_where_it_was_interrupted(network: Backbone, tmp_path
             epochs.append(done)
 
     found = together(network, FORKS, keep=keep, progress=progress)
-    assert epochs == list(range(epoch + 1, 5))
+    assert epochs == list(range(min(epoch, 3) + 1, 5))
     for one, two in zip(found, together(network, FORKS), strict=True):
         alike(one, two, 0)
     assert list(tmp_path.iterdir()) == []
@@ -342,7 +342,7 @@ def test_where_memory_runs_out_fewer_train_at_a_time(
 def test_memory_may_run_out_at_any_time(
     dropping: Backbone, little_memory: type[Dropping], tmp_path: Path, kept: bool, steps: int
 ) -> None:
-    """Two forks take 6 steps an epoch: at once, and in the middle of the third or fourth epoch. No step is taken twice."""
+    """Two forks take 6 steps an epoch: at once, and in the midst of the third or fourth. No step is taken twice."""
     forks, config = (Fork((2,)), Fork((4,))), replace(QUICK, epochs=4)
     expected = together(dropping, forks, config)
     little_memory.most, little_memory.steps = 1, steps
@@ -364,8 +364,9 @@ def test_a_fork_that_never_fits_fails_alone(dropping: Backbone, little_memory: t
     for tuned in (one, two):
         assert tuned.failure == "memory ran out in batches of 8"
         assert tuned.history == ()
-    assert said == ["memory ran out while 3 forks trained together: 2 at a time from here on"] + [
-        "memory ran out while 2 forks trained together: 1 at a time from here on"
+    assert [text.split(" trained")[0] for text in said] == [
+        "memory ran out while 3 forks",
+        "memory ran out while 2 forks",
     ]
     with pytest.raises(CheckFailed, match="memory ran out in batches of 8") as caught:
         tune(dropping, "task", TRAIN, TEST, Fork((3,)), QUICK)
@@ -449,14 +450,14 @@ def _size(tuned: TunedTask) -> float:
 
 def test_label_smoothing_reaches_the_loss(network: Backbone) -> None:
     """A head that hardly moves: its mean loss is that of what it starts from."""
-    config = replace(QUICK, epochs=1, probe_lr=1e-12, label_smoothing=0.3)
+    config = replace(QUICK, epochs=1, probe_lr=1e-12, label_smoothing=0.9)
     (tuned,) = together(network, (Fork(),), config)
     shown, labels = prepare_batch(TRAIN, range(len(TRAIN)), network.input), torch.from_numpy(TRAIN.labels)
     scores = standalone(network, tuned.task)(shown)
-    expected = nn.functional.cross_entropy(scores, labels, label_smoothing=0.3)
+    expected = nn.functional.cross_entropy(scores, labels, label_smoothing=0.9)
     assert tuned.history[0].loss == pytest.approx(float(expected), rel=1e-5)
     assert tuned.history[0].loss != pytest.approx(
-        float(nn.functional.cross_entropy(scores, labels)), rel=1e-3
+        float(nn.functional.cross_entropy(scores, labels)), rel=1e-4
     )
     assert tuned.history[0].accuracy == pytest.approx(float((scores.argmax(1) == labels).float().mean()))
 

@@ -48,10 +48,16 @@ class Kept:
 
     def write(self, states: Mapping[str, State]) -> None:
         """Add or replace these; the file is whole at any time. Raises BundleError."""
-        self.states.update(states)
         if self.path:
+            self.states.update(states)
             with replaced_file(self.path) as pending, pending.open("wb") as stream:
                 torch.save({"about": dict(self.about), "forks": self.states}, stream)
+
+    def reread(self) -> None:
+        """Take what the file has: states that were written are those of weights which have been trained on since."""
+        self.states.clear()
+        if self.path and self.path.exists():
+            self.states.update(_read(self.path)[1])
 
     def remove(self) -> None:
         """There is nothing left to go on with."""

@@ -19,9 +19,10 @@ from ..backbone import Backbone
 from ..versions import Version
 from ..widths import conform
 from .cut import Suffix, suffix
+from .dataset import derived
 from .keep import State
 from .settings import Fork, Resolved
-from .start import derived, parameters, start, thinned
+from .start import parameters, start, thinned
 
 
 @dataclass(frozen=True)

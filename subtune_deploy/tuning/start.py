@@ -6,7 +6,6 @@ Everything random comes from the seed and the unit's name, so that it does not d
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -19,12 +18,8 @@ from ..pruning import prune
 from ..spec import format_layers
 from ..versions import Version, version_of
 from ..widths import MATRICES, conform
+from .dataset import derived
 from .settings import Fork
-
-
-def derived(*what: object) -> int:
-    """A seed made of other facts, 0 to 2**63."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
 
 
 def layers_of(backbone: Backbone, fork: Fork) -> tuple[int, ...]:

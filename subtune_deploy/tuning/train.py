@@ -11,6 +11,7 @@ is computed once. Each comes out as it does by itself.
 from __future__ import annotations
 
 import copy
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,11 +31,11 @@ from ..memory import ran_out
 from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
-from .dataset import Dataset
+from .dataset import Dataset, derived
 from .keep import Kept, facts, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved
-from .start import derived, layers_of
+from .start import layers_of
 from .values import Values, values
 
 EVALUATED = 100
@@ -201,11 +202,13 @@ class _Session:
         # Out of the handler, which would hold what the failed attempt took.
         if len(forks) == 1:
             return [self._failed(f"memory ran out in batches of {self.settings.batch_size}")]
+        self.kept.reread()
         half = -(-len(forks) // 2)
         self.say(f"memory ran out while {len(forks)} forks trained together: {half} at a time from here on")
         return [*self.trained(forks[:half]), *self.trained(forks[half:])]
 
     def _at_once(self, forks: Sequence[Fork]) -> list[TunedTask]:
+        gc.collect()  # of those before: a module knows its graph, which knows the module
         learners = [self._learner(fork) for fork in forks]
         for stage in range(1, 3):
             last = stage * self.settings.epochs
@@ -231,7 +234,8 @@ class _Session:
         names = wanted(self.backbone, [each.suffix.needs for each in learners])
         fetch = values(self.backbone, self.network, self.train, names, self.settings, self.progress)
         for epoch in range(min(each.epoch for each in learners), last):
-            going = [each for each in learners if each.epoch == epoch and not each.failure]
+            if not (going := [each for each in learners if each.epoch == epoch and not each.failure]):
+                continue
             self._epoch(going, fetch, epoch)
             if epoch + 1 < until:  # after the very last one there is nothing left to be interrupted
                 self.kept.write({str(each.fork): each.state() for each in going})
@@ -251,9 +255,9 @@ class _Session:
             each.end_epoch(len(self.train))
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
-        """Of nearly equal size: one left-over picture would break batch-norm."""
+        """Of nearly equal size, and none of one picture, which would break batch-norm."""
         order = torch.Generator().manual_seed(derived(self.settings.seed, "order", epoch))
-        count = math.ceil(len(self.train) / self.settings.batch_size)
+        count = min(math.ceil(len(self.train) / self.settings.batch_size), len(self.train) // 2)
         return torch.randperm(len(self.train), generator=order).tensor_split(count)
 
     @cached_property
@@ -290,4 +294,5 @@ def _answered(
     for indices in torch.split(torch.arange(len(data)), EVALUATED):
         with torch.no_grad():
             found = fetch(indices)
-            yield indices, [end(found) for end in ends]
+            scores = [end(found) for end in ends]
+        yield indices, scores
