@@ -31,6 +31,8 @@ NOT_RUN = (
     "not yet run on hardware: its device is not here; checked is what the compiler was given, and its file"
 )
 
+NOT_COMPARED = "no answers were compared"
+
 
 @click.command("compile")
 @bundle_argument
@@ -52,7 +54,10 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> 
         with bar(f"compiling for {recipe.name}") as tick:
             bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick)
         click.echo(f"engine {recipe.name}:")
-        _print_parity(bundle, recipe.name)
+        if any(figure.get("engine") == recipe.name for figure in bundle.manifest.parity):
+            _print_parity(bundle, recipe.name)
+        else:
+            click.echo(NOT_COMPARED)
         if not bundle.manifest.engines[recipe.name].ran:
             click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
@@ -124,7 +129,7 @@ def verify(folder: Path, deep: bool, key: Path | None) -> None:
             if checked.figures:  # none where the parsed network has layers that cannot be executed here
                 _echo_parity(name, checked.figures)
             else:
-                click.echo(f"{name}: no answers were compared")
+                click.echo(f"{name}: {NOT_COMPARED}")
             _echo_facts(checked)
     if away:
         hints = dict.fromkeys(error.hint for error in away.values())
