@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from tiny_bundle import write_graphs
 
 from subtune_deploy.backends.base import Target
-from subtune_deploy.backends.tensorrt import refit
-from subtune_deploy.backends.tensorrt.cuda import probe_cuda
+from subtune_deploy.backends.tensorrt import RTX, refit
+from subtune_deploy.backends.tensorrt import engine as engine_module
+from subtune_deploy.backends.tensorrt.cuda import Device, probe_cuda
 from subtune_deploy.backends.tensorrt.engine import Loaded, deserialize, open_engine
 from subtune_deploy.backends.tensorrt.layout import Layout, Tensor, make_layout
 from subtune_deploy.backends.tensorrt.settings import Settings
@@ -123,8 +125,6 @@ def api() -> Any:
 @pytest.fixture(scope="module")
 def plan(api: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine of the tiny network."""
-    from subtune_deploy.backends.tensorrt import RTX
-
     folder = tmp_path_factory.mktemp("engine")
     write_graphs(folder)
     RTX.compile(folder, folder, "graph", Target("rtx", "tensorrt_rtx", "fp32", ""))
@@ -143,6 +143,23 @@ def test_an_engine_that_the_library_does_not_take_is_a_bundle_error(api: Any, pl
     with pytest.raises(BundleError, match=r"graph\.engine cannot be loaded") as caught:
         deserialize(api, plan)
     assert "\n" not in caught.value.message
+
+
+def test_an_engine_for_another_gpu_is_refused_before_the_library_sees_it(
+    api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graphs(tmp_path)
+    target = Target("rtx", "tensorrt_rtx", "fp32", "", options={"capabilities": "8.6 8.9"})
+    RTX.compile(tmp_path, tmp_path, "graph", target)
+    elsewhere = SimpleNamespace(device=lambda: Device("another", "12.0"))
+    monkeypatch.setattr(engine_module, "open_cuda", lambda: elsewhere)
+    monkeypatch.setattr(engine_module, "deserialize", None)
+    for take in (
+        lambda: RTX.load(tmp_path, "graph", target),
+        lambda: RTX.refit_file(tmp_path / "graph.engine", tmp_path / "out", {}),
+    ):
+        with pytest.raises(BundleError, match=r"for GPUs of capability 8\.6, 8\.9, this one has 12\.0"):
+            take()
 
 
 def test_junk_is_a_bundle_error_with_the_library_s_words(api: Any, tmp_path: Path) -> None:
