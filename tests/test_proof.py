@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,6 +90,22 @@ def test_a_right_network_is_proven(tmp_path: Path, topology: str, batch: int | N
     assert all(figure["by"] == "parsed network" for figure in figures)
     assert max(figure["error"] for figure in figures) < 2e-5
     assert set(ROLES) < set(facts)
+
+
+@pytest.mark.skipif(RTX.probe().runs, reason="its device is here: the engine itself answers")
+def test_compile_and_verify_deep_say_whether_another_build_gives_the_same_engine(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "b"))
+    facts = compile_bundle(open_bundle(folder), TARGET).manifest.engines[TARGET.name].facts
+    assert {type(facts[role]["deterministic"]) for role in ROLES} == {
+        bool
+    }  # several outputs come in any order
+    assert facts["base"]["deterministic"] is True
+    verified = cli("verify", folder, "--deep")
+    assert verified.status == 0, verified.err
+    assert len(re.findall(r"^  (graph|base): .*deterministic (yes|no)\b", verified.out, re.M)) == 2
+    assert re.search(r"^  base: .*deterministic yes\b", verified.out, re.M)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])

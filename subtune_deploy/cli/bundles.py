@@ -88,6 +88,8 @@ def _told(fact: object) -> str:
         return ", ".join(f"{key} {_told(value)}" for key, value in fact.items() if value not in ({}, [], ()))
     if isinstance(fact, (list, tuple)):
         return " ".join(map(str, fact))
+    if isinstance(fact, bool):
+        return _yes(fact)
     return f"{fact:,}" if isinstance(fact, int) else str(fact)
 
 
