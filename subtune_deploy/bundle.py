@@ -28,7 +28,7 @@ from .manifest import (
 )
 from .precision import carried, converted, signed
 from .records import to_plain, to_record
-from .staging import replaced_file, staged
+from .staging import replaced_file, staged, told_as
 from .targets import check_target
 
 NAMED = 10
@@ -151,8 +151,9 @@ def add_engine(
         if source != bundle.path:
             source.mkdir()
             converted(bundle.path, source, target.precision, calibration, signed=signed(target))
-        for role in ROLES:
-            (make or backend.compile)(source, folder, role, target, progress)
+        with told_as(source, bundle.path):  # a converted graph that is refused is not kept: say whose it was
+            for role in ROLES:
+                (make or backend.compile)(source, folder, role, target, progress)
         (folder / RECIPE).write_text(json.dumps(to_plain(target), indent=1) + "\n", encoding="utf-8")
         checked = check(folder)
         last.enter_context(held(bundle.path))  # until folder and manifest have their names

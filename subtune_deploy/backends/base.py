@@ -11,7 +11,7 @@ against which added latency is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -165,6 +165,16 @@ def _unfit(given: str, taken: str, shape: Shape) -> InputError:
 def spelt(shape: Shape) -> str:
     """`"Nx3x224x224"`."""
     return "x".join("N" if length is None else str(length) for length in shape)
+
+
+class GraphError(BundleError):
+    """A graph that a target's compiler does not take. `report`: each node that it cannot take and why, a line each."""
+
+    def __init__(self, message: str, hint: str, report: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.report = tuple(
+            "".join(letter if letter.isprintable() else "?" for letter in line) for line in report
+        )
 
 
 EXPORT_AGAIN = "export the bundle again, to a disk with space: subtune-deploy export"

@@ -51,7 +51,7 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> 
         get_backend(recipe.backend)  # told before the first engine is built, not between two
     calibration = read_inputs(calibrate, folder)
     for recipe in recipes:
-        with bar(f"compiling for {recipe.name}") as tick:
+        with _reported(recipe.name), bar(f"compiling for {recipe.name}") as tick:
             bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick)
         click.echo(f"engine {recipe.name}:")
         if any(figure.get("engine") == recipe.name for figure in bundle.manifest.parity):
@@ -61,6 +61,20 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> 
         if not bundle.manifest.engines[recipe.name].ran:
             click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
+
+
+@contextmanager
+def _reported(target: str) -> Iterator[None]:
+    """Every node that the target cannot take is named before the one line of the error, which has room for a few."""
+    from ..backends.base import GraphError
+
+    try:
+        yield
+    except GraphError as error:
+        messages.print(f"{target} cannot take {len(error.report)} nodes of the graph:")
+        for line in error.report:
+            messages.print(f"  {line}")
+        raise
 
 
 def _print_parity(bundle: Bundle, engine: str) -> None:

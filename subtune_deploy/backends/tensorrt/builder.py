@@ -40,7 +40,8 @@ def parse(api: Any, path: Path, settings: Settings) -> Parsed:
     logger.take()
     builder, network, parser = _parser(api, logger)
     if not parser.parse_from_file(str(path)):
-        raise not_parsed(api.__name__, path, refused(parser), messages.words(logger.take()))
+        words = messages.words(logger.take())
+        raise not_parsed(api.__name__, path, capability_report(api, path) or refused(parser), words)
     _check_input(path, network)
     parsed = Parsed(network, parser, builder, logger, path, weights)
     if settings.refit:
