@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import BundleError
+from ...errors import BundleError, TargetError
 from .. import probe_library
 from ..base import (
     COMPILE_AGAIN,
@@ -58,7 +58,10 @@ class TensorRT:
         self, source: Path, folder: Path, role: str, target: Target, progress: Progress = silent
     ) -> None:
         """Write `<role>.engine` from `<role>.onnx`. Raises BundleError, TargetError, Unavailable."""
-        plan = self._build(source_file(source, f"{role}.onnx"), self._settings(role, target), progress)
+        settings = self._settings(role, target)
+        if self.name == STANDARD_NAME and settings.capabilities:
+            _check_device(target, settings.capabilities)
+        plan = self._build(source_file(source, f"{role}.onnx"), settings, progress)
         (folder / f"{role}.engine").write_bytes(plan)
 
     def load(self, folder: Path, role: str, target: Target) -> Engine:
@@ -85,7 +88,7 @@ class TensorRT:
         from . import header, weights
 
         settings, path = read(target, self.name), engine_file(folder, f"{role}.engine")
-        facts = header.check(path, self._api())
+        facts = header.check(path, self._api(), wanted=settings.capabilities)
         wanted = list(settings.capabilities)
         if wanted and sorted(facts["capabilities"]) != sorted(wanted):
             raise BundleError(
@@ -133,6 +136,22 @@ class TensorRT:
 
     def _api(self) -> Any:
         return import_module(self.name)
+
+
+def _check_device(target: Target, capabilities: tuple[str, ...]) -> None:
+    """Standard TensorRT builds for the GPU that is here: it has to be one that the recipe is for.
+
+    Raises TargetError, or Unavailable where there is none.
+    """
+    from .cuda import open_cuda
+
+    device = open_cuda().device()
+    if device.capability not in capabilities:
+        raise TargetError(
+            f"target {target.name} is for GPUs of capability {', '.join(capabilities)}, "
+            f"this one, {device.name}, has {device.capability}",
+            "compile it on a GPU that it is for, or take the recipe of this one",
+        )
 
 
 def _differing(one: bytes, other: bytes) -> dict[str, int]:

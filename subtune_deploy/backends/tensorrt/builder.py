@@ -153,7 +153,8 @@ def _configure(api: Any, config: Any, settings: Settings) -> None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    _set_capabilities(api, config, settings.capabilities)
+    if hasattr(api, "ComputeCapability"):  # standard TensorRT builds for the GPU that is here, checked before
+        _set_capabilities(api, config, settings.capabilities)
 
 
 def _set_capabilities(api: Any, config: Any, capabilities: tuple[str, ...]) -> None:
