@@ -98,7 +98,8 @@ class TensorRT:
         found = weights.find(graph, plan)
         if self.name == RTX_NAME:  # how standard TensorRT lays weights out, nobody has seen yet
             weights.check(path, found)
-        return {**facts, **self._repeated(graph, plan, role, target), "weights": weights.facts(found)}
+        told = weights.facts(found, weights.versions(graph))
+        return {**facts, **self._repeated(graph, plan, role, target), "weights": told}
 
     def _repeated(self, graph: Path, plan: bytes, role: str, target: Target) -> dict[str, Any]:
         """Whether building `graph` again gives the engine `plan`, else in how many bytes it differs. Not an error.
