@@ -13,7 +13,7 @@ from typing import Any
 
 from . import __version__
 from .backends import get_backend
-from .backends.base import ROLES, Backend, Batch, Progress, Target, silent
+from .backends.base import ROLES, Backend, Batch, Progress, Target, silent, without_paths
 from .errors import BundleError, InputError
 from .manifest import (
     MANIFEST,
@@ -154,7 +154,8 @@ def add_engine(
         with told_as(source, bundle.path):  # a converted graph that is refused is not kept: say whose it was
             for role in ROLES:
                 (make or backend.compile)(source, folder, role, target, progress)
-        (folder / RECIPE).write_text(json.dumps(to_plain(target), indent=1) + "\n", encoding="utf-8")
+        recipe = json.dumps(to_plain(without_paths(target)), indent=1)
+        (folder / RECIPE).write_text(recipe + "\n", encoding="utf-8")
         checked = check(folder)
         last.enter_context(held(bundle.path))  # until folder and manifest have their names
         current = read_manifest(bundle.path / MANIFEST)  # it may have changed while we compiled
@@ -169,7 +170,7 @@ def engine_source(bundle: Bundle, folder: Path, target: Target) -> Path:
 
 
 def engine_target(bundle: Bundle, name: str) -> Target:
-    """The target that engine `name` of this bundle was compiled for. Raises BundleError."""
+    """The target that engine `name` of this bundle was compiled for, without any paths. Raises BundleError."""
     path, entry = bundle.path / name / RECIPE, bundle.manifest.engines[name]
     try:
         target = to_record(Target, json.loads(path.read_text(encoding="utf-8")))
@@ -180,7 +181,7 @@ def engine_target(bundle: Bundle, name: str) -> Target:
         raise BundleError(f"{path}: {error.message}", RESTORE) from error
     if (target.name, target.backend, target.precision) != (name, entry.backend, entry.precision):
         raise BundleError(f"{path} is not the recipe of engine {name!r}", RESTORE)
-    return target
+    return without_paths(target)
 
 
 def _with_engine(

@@ -11,8 +11,9 @@ against which added latency is measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,6 +65,17 @@ class Target:
 def provider(target: Target) -> str:
     """The execution provider that a target asks ONNX Runtime for."""
     return str(target.options.get("provider", "cpu"))
+
+
+_PATHS = re.compile(r"(_paths?|_dir|_folder|timing_cache)$", re.IGNORECASE)
+"""How options end that name files or folders: timing_cache, OpenVINO's CACHE_DIR, provider.trt_engine_cache_path."""
+
+
+def without_paths(target: Target) -> Target:
+    """The target as a bundle carries it. Paths are of one machine: only a recipe that is given there may name them, for a
+    bundle from elsewhere could name any file to be read, written, or loaded as code."""
+    options = {key: value for key, value in target.options.items() if not _PATHS.search(key)}
+    return replace(target, options=options)
 
 
 @dataclass(frozen=True)
