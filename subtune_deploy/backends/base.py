@@ -72,8 +72,8 @@ _PATHS = re.compile(r"(_paths?|_dir|_folder|timing_cache)$", re.IGNORECASE)
 
 
 def without_paths(target: Target) -> Target:
-    """The target as a bundle carries it. Paths are of one machine: only a recipe that is given there may name them, for a
-    bundle from elsewhere could name any file to be read, written, or loaded as code."""
+    """The target as a bundle carries it. Paths are of one machine: only a recipe that is given there may name them,
+    for a bundle from elsewhere could name any file to be read, written, or loaded as code."""
     options = {key: value for key, value in target.options.items() if not _PATHS.search(key)}
     return replace(target, options=options)
 
