@@ -35,7 +35,7 @@ from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.checkpoint import read_state, write_state
 from subtune_deploy.environment import describe
 from subtune_deploy.errors import BundleError
-from subtune_deploy.models import load_model
+from subtune_deploy.models import Size, load_model
 from subtune_deploy.parity import References, relative_errors, run_all
 from subtune_deploy.precision import converted
 from subtune_deploy.tasks import candidate_task
@@ -43,7 +43,10 @@ from subtune_deploy.tracing import example
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = Settings(capabilities=("8.6", "8.9", "12.0"))
-VARIANTS = {
+Variant = tuple[str, int | None]
+"""Precision, and batch: None for any."""
+
+VARIANTS: dict[str, Variant] = {
     "fp32": ("fp32", 1),
     "fp16": ("fp16", 1),
     "bf16": ("bf16", 1),
@@ -62,8 +65,9 @@ class Network:
     tasks: int = 1
 
 
-def _plain(name: str) -> Callable[[Path], Backbone]:
-    return lambda folder: trace(load_model(name))
+def plain(name: str, size: Size | None = None) -> Callable[[Path], Backbone]:
+    """The model with random weights, for pictures of its own or another size."""
+    return lambda folder: trace(load_model(name, input_size=size))
 
 
 def _lite0(folder: Path) -> Backbone:
@@ -77,10 +81,10 @@ def _lite0(folder: Path) -> Backbone:
 
 
 NETWORKS = {
-    "ResNet-50, 13-14": Network(_plain("resnet50"), (13, 14)),
+    "ResNet-50, 13-14": Network(plain("resnet50"), (13, 14)),
     "EfficientNet-Lite0, 15-16": Network(_lite0, (15, 16)),
-    "ViT-B/16, 12": Network(_plain("vit_b_16"), (12,)),
-    "ResNet-18, 7-8, eight tasks": Network(_plain("resnet18"), (7, 8), 8),
+    "ViT-B/16, 12": Network(plain("vit_b_16"), (12,)),
+    "ResNet-18, 7-8, eight tasks": Network(plain("resnet18"), (7, 8), 8),
 }
 
 
@@ -95,30 +99,35 @@ def main() -> None:
     (RESULTS / "tensorrt_builds.md").write_text("\n".join(table(lines())) + "\n")
 
 
-def measured(name: str, network: Network, scratch: Path) -> Iterator[dict[str, Any]]:
-    """One record per variant of the network."""
+def measured(
+    name: str, network: Network, scratch: Path, variants: Mapping[str, Variant] = VARIANTS, more: int = 16
+) -> Iterator[dict[str, Any]]:
+    """One record per variant of the network. The bundles stay in `scratch`, as batch_1 and batch_None.
+
+    `more`: random inputs for calibration, beside those of the references.
+    """
     backbone = network.load(scratch)
     tasks = [
         candidate_task(backbone, f"task{number}", network.fork, seed=number)
         for number in range(1, network.tasks + 1)
     ]
     folders = {}
-    for batch in (1, None):
+    for batch in dict.fromkeys(batch for _, batch in variants.values()):
         folders[batch] = build(backbone, tasks, scratch / f"batch_{batch}", BuildOptions(batch=batch)).path
-    for variant, (precision, batch) in VARIANTS.items():
+    for variant, (precision, batch) in variants.items():
         source = folders[batch]
         if precision != "fp32":
             source = scratch / precision
             source.mkdir()
-            converted(folders[batch], source, precision, calibration(backbone, folders[batch]))
+            converted(folders[batch], source, precision, calibration(backbone, folders[batch], more))
         record = proven(source, References.load(folders[batch]), batch)
         yield {"network": name, "variant": variant, **record, "host": describe()}
 
 
-def calibration(backbone: Backbone, folder: Path) -> Batch:
-    """The inputs of the references and 16 random ones: enough to see that int8 is carried through."""
-    more = example(backbone.input.shape, 16, seed=1).numpy()
-    return np.concatenate([References.load(folder).inputs, more]).astype(np.float32)
+def calibration(backbone: Backbone, folder: Path, more: int) -> Batch:
+    """The inputs of the references and random ones: enough to see that int8 is carried through."""
+    random = example(backbone.input.shape, more, seed=1).numpy()
+    return np.concatenate([References.load(folder).inputs, random]).astype(np.float32)
 
 
 def proven(source: Path, references: References, batch: int | None) -> dict[str, Any]:

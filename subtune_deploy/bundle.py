@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .backends import get_backend
-from .backends.base import ROLES, Backend, Batch, Progress, Target, silent
+from .backends.base import ROLES, Backend, Batch, Progress, Target, silent, without_paths
 from .errors import BundleError, InputError
 from .manifest import (
     MANIFEST,
@@ -27,13 +28,17 @@ from .manifest import (
 )
 from .precision import carried, converted, signed
 from .records import to_plain, to_record
-from .staging import replaced_file, staged
+from .staging import replaced_file, staged, told_as
 from .targets import check_target
 
 NAMED = 10
 """Files that an error names; of more it gives the number."""
 SOURCE = "source"
 """In an engine's folder: the graphs it was compiled from, where those carry its precision."""
+LOCK = ".subtune-lock"
+"""An empty file in a bundle that was changed; it is no part of it."""
+PATIENCE = 60
+"""Seconds to wait for who holds a bundle: it is held for the time of renaming, not of compiling."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,20 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
         pending.write_text(to_json(manifest), encoding="utf-8")
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Nobody else who asks for the bundle in `folder` reads or replaces its manifest meanwhile. Raises BundleError."""
+    import filelock  # a tenth of the time that importing the runtime takes, which holds nothing
+
+    try:
+        with filelock.FileLock(
+            folder / LOCK, timeout=PATIENCE
+        ):  # the system releases it, however a process ends
+            yield
+    except filelock.Timeout as error:
+        raise BundleError(f"{folder} is held by another process", "wait until that is done") from error
+
+
 def add_engine(
     bundle: Bundle,
     target: Target,
@@ -124,6 +143,7 @@ def add_engine(
     built = {name for entry in bundle.manifest.engines.values() for name in entry.files}
     bundle.verify_hashes(name for name in bundle.manifest.files if name not in built)
     with (
+        ExitStack() as last,
         replaced_file(bundle.path / MANIFEST) as pending,
         staged(bundle.path / target.name, replace_kind=RECIPE) as folder,
     ):
@@ -131,10 +151,13 @@ def add_engine(
         if source != bundle.path:
             source.mkdir()
             converted(bundle.path, source, target.precision, calibration, signed=signed(target))
-        for role in ROLES:
-            (make or backend.compile)(source, folder, role, target, progress)
-        (folder / RECIPE).write_text(json.dumps(to_plain(target), indent=1) + "\n", encoding="utf-8")
+        with told_as(source, bundle.path):  # a converted graph that is refused is not kept: say whose it was
+            for role in ROLES:
+                (make or backend.compile)(source, folder, role, target, progress)
+        recipe = json.dumps(to_plain(without_paths(target)), indent=1)
+        (folder / RECIPE).write_text(recipe + "\n", encoding="utf-8")
         checked = check(folder)
+        last.enter_context(held(bundle.path))  # until folder and manifest have their names
         current = read_manifest(bundle.path / MANIFEST)  # it may have changed while we compiled
         manifest = _with_engine(current, target, backend, _hashes(folder, f"{target.name}/"), checked)
         pending.write_text(to_json(manifest), encoding="utf-8")
@@ -147,7 +170,7 @@ def engine_source(bundle: Bundle, folder: Path, target: Target) -> Path:
 
 
 def engine_target(bundle: Bundle, name: str) -> Target:
-    """The target that engine `name` of this bundle was compiled for. Raises BundleError."""
+    """The target that engine `name` of this bundle was compiled for, without any paths. Raises BundleError."""
     path, entry = bundle.path / name / RECIPE, bundle.manifest.engines[name]
     try:
         target = to_record(Target, json.loads(path.read_text(encoding="utf-8")))
@@ -158,7 +181,7 @@ def engine_target(bundle: Bundle, name: str) -> Target:
         raise BundleError(f"{path}: {error.message}", RESTORE) from error
     if (target.name, target.backend, target.precision) != (name, entry.backend, entry.precision):
         raise BundleError(f"{path} is not the recipe of engine {name!r}", RESTORE)
-    return target
+    return without_paths(target)
 
 
 def _with_engine(
@@ -192,7 +215,7 @@ def _of_others(
 
 
 def _files(root: Path) -> set[str]:
-    """Every file below `root` but the manifest, as relative paths; BundleError for a link."""
+    """Every file below `root` but manifest, signature and lock, as relative paths; BundleError for a link."""
     found: set[str] = set()
     for folder, folders, names in os.walk(root):
         for name in (*folders, *names):
@@ -202,7 +225,7 @@ def _files(root: Path) -> set[str]:
             if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
                 raise BundleError(f"{path} is not a plain file", RESTORE)
         found.update(Path(folder, name).relative_to(root).as_posix() for name in names)
-    return found - {MANIFEST, SIGNATURE}
+    return found - {MANIFEST, SIGNATURE, LOCK}
 
 
 def _hashes(folder: Path, prefix: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from .backbone import Backbone
 from .backends import get_backend
 from .backends.base import Batch, Progress, Target
 from .build import BuildOptions, Say, build, plan_for
-from .bundle import SOURCE, Bundle, Compile, engine_target, open_bundle
+from .bundle import SOURCE, Bundle, Compile, engine_target, held, open_bundle
 from .compiling import compile_bundle, open_graph
 from .errors import (
     BundleError,
@@ -78,7 +79,7 @@ def graft(
     backbone, tasks = read_sources(bundle, model)
     task = unpacked(backbone, pack, name)
     say(f"task {task.name}: tuned blocks {format_layers(tuned_blocks(backbone, task))}, {_told(task, tasks)}")
-    with staged(final) as folder:
+    with ExitStack() as last, staged(final) as folder:
         options, together = _options(bundle), _with(tasks, task)
         apart = _apart(bundle, backbone, together, task.name, options)
         like = References.load(bundle.path)
@@ -88,8 +89,10 @@ def graft(
             say(f"compiling for {target.name}")
             make = _refit(bundle, built, pack, task.name, target, say)
             built = compile_bundle(built, target, make=make, calibration=calibration)
-        if final == bundle.path.resolve() and open_bundle(final).manifest != bundle.manifest:
-            raise BundleError(f"{final} was changed by someone else meanwhile", "graft again")
+        if final == bundle.path.resolve():
+            last.enter_context(held(final))  # until the new one is in its place
+            if open_bundle(final).manifest != bundle.manifest:
+                raise BundleError(f"{final} was changed by someone else meanwhile", "graft again")
     if signed:
         say("the old signature does not hold for the new bundle: sign it again")
     return open_bundle(final)

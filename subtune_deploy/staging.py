@@ -31,7 +31,7 @@ def staged(path: Path, *, replace_kind: str = "manifest.json") -> Iterator[Path]
     made = _missing_parents(final)
     temporary = _temporary(final)
     try:
-        with _write_errors(final):
+        with told_as(temporary, final), _write_errors(final):
             _make(temporary, final)
             yield temporary
             _check_free(final, replace_kind)
@@ -39,6 +39,19 @@ def staged(path: Path, *, replace_kind: str = "manifest.json") -> Iterator[Path]
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(made)
+        raise
+
+
+@contextmanager
+def told_as(path: Path, name: Path) -> Iterator[None]:
+    """Errors from the block say `name` where they would say `path`, which will be gone when they are read."""
+    try:
+        yield
+    except SubtuneError as error:
+        error.message, error.hint = (
+            text.replace(str(path), str(name)) for text in (error.message, error.hint)
+        )
+        error.args = (error.message,)
         raise
 
 

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from tiny_bundle import TARGETS, make_bundle, manifest, write_graphs, write_program
 
+from subtune_deploy import bundle as bundle_module
 from subtune_deploy.backends.base import Target
 from subtune_deploy.bundle import (
     Bundle,
@@ -251,6 +253,34 @@ def test_compiling_again_replaces_the_engine_and_what_was_found_out_about_it(bun
     assert second.manifest.measurements == (others,)
     assert engine_target(second, "cpu").threads == 2
     second.verify_hashes()
+
+
+def test_of_two_who_compile_at_once_neither_loses_its_entry(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, other = bundle_module._with_engine, replace(CPU, name="other")
+    second = threading.Thread(target=add_engine, args=(bundle, other))
+
+    def late(*arguments: Any) -> Any:  # the manifest was read and is not yet written
+        if not second.ident:
+            second.start()
+            second.join(timeout=1)
+        return entered(*arguments)
+
+    monkeypatch.setattr(bundle_module, "_with_engine", late)
+    add_engine(bundle, CPU)
+    second.join(timeout=60)
+    assert set(open_bundle(bundle.path).manifest.engines) == {"cpu", "other"}
+    open_bundle(bundle.path).verify_hashes()
+
+
+def test_a_bundle_that_somebody_holds_is_not_waited_for_for_ever(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "PATIENCE", 0.1)
+    with bundle_module.held(bundle.path), pytest.raises(BundleError, match="is held by another process"):
+        add_engine(bundle, CPU)
+    assert tree(bundle.path).keys() == {"manifest.json", "graph.onnx", "base.onnx", bundle_module.LOCK}
 
 
 def test_a_refused_engine_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,6 +92,22 @@ def test_a_right_network_is_proven(tmp_path: Path, topology: str, batch: int | N
     assert set(ROLES) < set(facts)
 
 
+@pytest.mark.skipif(RTX.probe().runs, reason="its device is here: the engine itself answers")
+def test_compile_and_verify_deep_say_whether_another_build_gives_the_same_engine(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "b"))
+    facts = compile_bundle(open_bundle(folder), TARGET).manifest.engines[TARGET.name].facts
+    assert {type(facts[role]["deterministic"]) for role in ROLES} == {
+        bool
+    }  # several outputs come in any order
+    assert facts["base"]["deterministic"] is True
+    verified = cli("verify", folder, "--deep")
+    assert verified.status == 0, verified.err
+    assert len(re.findall(r"^  (graph|base): .*deterministic (yes|no)\b", verified.out, re.M)) == 2
+    assert re.search(r"^  base: .*deterministic yes\b", verified.out, re.M)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_a_graph_of_another_precision_is_proven_within_its_tolerance(
     bundle: Bundle, tmp_path: Path, precision: str
@@ -151,6 +168,22 @@ def test_a_wrong_network_is_caught_and_the_task_named(
         proven(wrong, compiled(wrong.path, tmp_path / "engines"))
 
 
+def test_a_parser_that_misreads_the_graph_is_caught_by_onnx_runtime(
+    bundle: Bundle, changed: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where stored answers agree with the misread network."""
+    misread = changed(drop_relu).path
+    original = type(RTX).interpret
+    monkeypatch.setattr(
+        type(RTX), "interpret", lambda self, _, role, target: original(self, misread, role, target)
+    )
+    stored = References.load(bundle.path)
+    answers = run_all(open_literally(misread / "graph.onnx"), stored.inputs, 1)
+    agreeing = References(stored.inputs, stored.kinds, answers)
+    with pytest.raises(ParityError, match="task far differs from its ONNX Runtime"):
+        prove(bundle.path, compiled(bundle.path, tmp_path / "engines"), TARGET, RTX, agreeing, 1)
+
+
 @pytest.mark.parametrize("edit, moved", [(perturb, {"near"}), (drop_relu, {"far"}), (swap, {"near", "far"})])
 def test_only_the_tasks_that_were_touched_move(
     bundle: Bundle,
@@ -205,6 +238,13 @@ def test_an_engine_whose_network_cannot_be_executed_here_is_kept_and_says_so(
     entry = compile_bundle(open_bundle(folder), TARGET).manifest.engines[TARGET.name]
     assert not entry.ran
     assert entry.facts["parsed network"].startswith("not executed: layer")
+    (tmp_path / "rtx.toml").write_text(
+        'name = "rtx"\nbackend = "tensorrt_rtx"\nprecision = "fp32"\ndescription = ""\n'
+        '[options]\ncapabilities = "8.6 8.9"\n'
+    )
+    made = cli("compile", folder, "--target", tmp_path / "rtx.toml")
+    assert made.status == 0, made.err
+    assert "no answers were compared" in made.out
     verified = cli("verify", folder, "--deep")
     assert verified.status == 0
     assert f"{TARGET.name}: no answers were compared" in verified.out

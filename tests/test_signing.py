@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,13 @@ def test_signing_again_replaces_the_signature(folder: Path, keys: tuple[Path, Pa
     assert sign(folder, private) == folder / "model.sig"
     check_signature(folder, public)
     with pytest.raises(CheckFailed):
+        check_signature(folder, keys[1])
+
+
+def test_a_signature_has_one_spelling(folder: Path, keys: tuple[Path, Path]) -> None:
+    path = folder / "model.sig"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=3))  # the same payload, still signed
+    with pytest.raises(CheckFailed, match="its file was edited"):
         check_signature(folder, keys[1])
 
 

@@ -110,8 +110,20 @@ def test_a_profile_in_the_wrong_order_is_refused_in_the_library_s_words(
     assert caught.value.message.rsplit(": ", 1)[1] != "it gave no reason"
 
 
-def test_the_same_graph_of_fixed_batch_gives_the_same_bytes(source: Path) -> None:
-    assert RTX.deterministic(source, "graph", TARGET)
+def test_the_same_graph_of_fixed_batch_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    RTX.compile(source, tmp_path, "base", TARGET)
+    facts = RTX.examine(source, tmp_path, "base", TARGET)
+    assert facts["deterministic"] is True
+    assert "differing_bytes" not in facts
+
+
+def test_an_engine_that_another_build_would_not_give_is_said_to_be_so_and_kept(
+    source: Path, tmp_path: Path
+) -> None:
+    engine(tmp_path, source, Settings(capabilities=GENERIC, optimization_level=1, tf32=True))
+    facts = RTX.examine(source, tmp_path, "graph", TARGET)
+    assert facts["deterministic"] is False
+    assert facts["differing_bytes"] > 0
 
 
 @pytest.mark.parametrize(
@@ -273,7 +285,8 @@ def test_the_report_names_every_node_that_the_target_cannot_take(tmp_path: Path)
         ("block1.base/Bernoulli", "Bernoulli"),
         ("block3.birds/Mel", "MelWeightMatrix"),
     ]
-    assert all(isinstance(each, Refused) and each.reason for each in report)
+    assert all(isinstance(each, Refused) for each in report)
+    assert {each.reason for each in report} == {"the compiler gives no reason"}  # its own word is "false"
 
 
 def test_the_report_on_a_graph_that_is_supported_is_empty(source: Path) -> None:

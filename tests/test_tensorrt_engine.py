@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +13,15 @@ import pytest
 from tiny_bundle import write_graphs
 
 from subtune_deploy.backends.base import Target
-from subtune_deploy.backends.tensorrt import refit
-from subtune_deploy.backends.tensorrt.cuda import probe_cuda
+from subtune_deploy.backends.tensorrt import RTX, STANDARD, refit
+from subtune_deploy.backends.tensorrt import builder as builder_module
+from subtune_deploy.backends.tensorrt import cuda as cuda_module
+from subtune_deploy.backends.tensorrt import engine as engine_module
+from subtune_deploy.backends.tensorrt.cuda import Device, probe_cuda
 from subtune_deploy.backends.tensorrt.engine import Loaded, deserialize, open_engine
 from subtune_deploy.backends.tensorrt.layout import Layout, Tensor, make_layout
 from subtune_deploy.backends.tensorrt.settings import Settings
-from subtune_deploy.errors import BundleError, InputError, Unavailable
+from subtune_deploy.errors import BundleError, InputError, TargetError, Unavailable
 
 PATH = Path("graph.engine")
 
@@ -123,8 +129,6 @@ def api() -> Any:
 @pytest.fixture(scope="module")
 def plan(api: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine of the tiny network."""
-    from subtune_deploy.backends.tensorrt import RTX
-
     folder = tmp_path_factory.mktemp("engine")
     write_graphs(folder)
     RTX.compile(folder, folder, "graph", Target("rtx", "tensorrt_rtx", "fp32", ""))
@@ -143,6 +147,81 @@ def test_an_engine_that_the_library_does_not_take_is_a_bundle_error(api: Any, pl
     with pytest.raises(BundleError, match=r"graph\.engine cannot be loaded") as caught:
         deserialize(api, plan)
     assert "\n" not in caught.value.message
+
+
+def test_an_engine_for_another_gpu_is_refused_before_the_library_sees_it(
+    api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graphs(tmp_path)
+    target = Target("rtx", "tensorrt_rtx", "fp32", "", options={"capabilities": "8.6 8.9"})
+    RTX.compile(tmp_path, tmp_path, "graph", target)
+    elsewhere = SimpleNamespace(device=lambda: Device("another", "12.0"))
+    monkeypatch.setattr(engine_module, "open_cuda", lambda: elsewhere)
+    monkeypatch.setattr(engine_module, "deserialize", None)
+    for take in (
+        lambda: RTX.load(tmp_path, "graph", target),
+        lambda: RTX.refit_file(tmp_path / "graph.engine", tmp_path / "out", {}),
+    ):
+        with pytest.raises(BundleError, match=r"for GPUs of capability 8\.6, 8\.9, this one has 12\.0"):
+            take()
+
+
+# standard TensorRT, whose engines do not say for which GPU they are
+
+A100 = Target("a100", "tensorrt", "fp32", "", options={"capabilities": "8.0"})
+
+
+@pytest.fixture
+def l4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with standard TensorRT and an L4, as far as can be had without either: nothing is built or loaded."""
+    library = SimpleNamespace(__name__="tensorrt", __version__="10.16.1.11", Runtime=object)
+    monkeypatch.setattr(type(STANDARD), "_api", lambda self: library)
+    here = SimpleNamespace(device=lambda: Device("NVIDIA L4", "8.9"), current=nullcontext)
+    monkeypatch.setattr(cuda_module, "open_cuda", lambda: here)
+    monkeypatch.setattr(engine_module, "open_cuda", lambda: here)
+
+    def reached(*_: object) -> None:
+        raise NotImplementedError("the library was asked")
+
+    monkeypatch.setattr(engine_module, "deserialize", reached)
+    monkeypatch.setattr(builder_module, "parse", reached)
+
+
+def standard_engine(folder: Path) -> None:
+    """As trtexec reads it: the tag, a serialization version of 0, and the library's in bytes 24 to 27."""
+    (folder / "graph.engine").write_bytes(b"ftrt" + bytes(20) + bytes([10, 16, 1, 11]) + bytes(1000))
+
+
+@pytest.mark.usefixtures("l4")
+def test_an_engine_of_standard_tensorrt_is_not_built_on_another_gpu_than_its_recipe_s(tmp_path: Path) -> None:
+    write_graphs(tmp_path)
+    with pytest.raises(
+        TargetError, match=r"a100 is for GPUs of capability 8\.0, this one, NVIDIA L4, has 8\.9"
+    ):
+        STANDARD.compile(tmp_path, tmp_path, "graph", A100)
+    for options in ({"capabilities": "8.0 8.9"}, {}):  # it is for this one, or for any
+        with pytest.raises(NotImplementedError):
+            STANDARD.compile(tmp_path, tmp_path, "graph", replace(A100, options=options))
+
+
+@pytest.mark.usefixtures("l4")
+def test_an_engine_of_standard_tensorrt_for_another_gpu_is_refused_before_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    standard_engine(tmp_path)
+    with pytest.raises(BundleError, match=r"for GPUs of capability 8\.0, this one has 8\.9"):
+        STANDARD.load(tmp_path, "graph", A100)
+    with pytest.raises(NotImplementedError):
+        STANDARD.load(tmp_path, "graph", replace(A100, options={"capabilities": "8.9"}))
+
+
+@pytest.mark.usefixtures("l4")
+def test_the_facts_of_an_engine_of_standard_tensorrt_say_for_which_gpus_it_is(tmp_path: Path) -> None:
+    standard_engine(tmp_path)
+    write_graphs(tmp_path)
+    facts = STANDARD.examine(tmp_path, tmp_path, "graph", A100)
+    assert facts["capabilities"] == ["8.0"]
+    assert "deterministic" not in facts  # its compiler times kernels, and may choose others each time
 
 
 def test_junk_is_a_bundle_error_with_the_library_s_words(api: Any, tmp_path: Path) -> None:

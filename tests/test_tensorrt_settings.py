@@ -62,7 +62,7 @@ def test_auto_leaves_the_number_of_auxiliary_streams_to_the_library() -> None:
 @pytest.mark.parametrize("option", ONLY)
 def test_an_option_of_the_other_library_is_refused_with_the_reason(name: str, option: str) -> None:
     owner, reason = ONLY[option]
-    value = {"capabilities": "8.9", "hardware_compatibility": "none", "timing_cache": "t.cache"}[option]
+    value = {"hardware_compatibility": "none", "timing_cache": "t.cache"}[option]
     if name == owner:
         settings(name, **{option: value})
         return
@@ -142,6 +142,17 @@ def test_the_recipes_of_the_package_have_settings() -> None:
 def test_the_generic_recipe_is_one_engine_for_three_generations() -> None:
     recipes = {target.name: target for target in list_targets()}
     assert read(recipes["rtx"], RTX).capabilities == ("8.6", "8.9", "12.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("a100-sxm4-80gb", "8.0"), ("h100-sxm", "9.0"), ("l4", "8.9"), ("jetson-agx-orin", "8.7")],
+)
+def test_every_recipe_for_one_gpu_names_its_capability(name: str, capability: str) -> None:
+    """Or it would build an engine for whatever GPU is there, under the other's name."""
+    ours = [target for target in list_targets() if target.name.startswith(name)]
+    assert len(ours) > 1
+    assert {read(target, STANDARD).capabilities for target in ours} == {(capability,)}
 
 
 def test_half_precision_has_twice_the_rate_of_tf32_on_the_data_centre_gpus() -> None:

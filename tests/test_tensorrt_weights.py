@@ -13,7 +13,7 @@ from tiny_parsed import parsed, rtx, write
 
 from subtune_deploy.backends.tensorrt.builder import build
 from subtune_deploy.backends.tensorrt.settings import Settings
-from subtune_deploy.backends.tensorrt.weights import CONSTANTS, check, facts, find
+from subtune_deploy.backends.tensorrt.weights import CONSTANTS, check, facts, find, versions
 from subtune_deploy.errors import BundleError
 
 RANDOM = np.random.default_rng(3)
@@ -171,6 +171,28 @@ def test_weights_that_the_graph_quantises_are_looked_for_as_int8(tmp_path: Path)
     engine = noise(64) + exact.transpose(0, 2, 3, 1).tobytes() + noise(64)
     (found,) = find(path, engine)
     assert (found.layouts, found.size) == ({"0,2,3,1": 1}, exact.nbytes)
+
+
+def test_where_no_weight_is_large_enough_nothing_is_claimed(tmp_path: Path) -> None:
+    kernel, base, birds = KERNEL[:, :, :1, :1], MATRIX[:, :2], FORKED[:, :2]
+    path = source(
+        tmp_path, block1__base__conv__weight=kernel, head__base__weight=base, head__birds__weight=birds
+    )
+    found = find(path, noise(100))
+    check(tmp_path / "e", found)
+    assert facts(found, versions(path)) == {
+        "weights": 0,
+        "note": "no weight is large enough to be looked for",
+    }
+
+
+def test_a_task_without_a_large_weight_is_named(tmp_path: Path) -> None:
+    path = source(tmp_path, head__birds__weight=FORKED[:, :2])
+    told = facts(find(path, KERNEL.tobytes() + MATRIX.tobytes()), versions(path))
+    assert told["share"] == 1
+    assert told["too small to be looked for"] == ["birds"]
+    whole = facts(find(source(tmp_path), KERNEL.tobytes() + MATRIX.tobytes()), versions(path))
+    assert "too small to be looked for" not in whole
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:

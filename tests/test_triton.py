@@ -140,6 +140,29 @@ def test_a_tensorrt_plan_is_described_by_the_graph_it_was_built_from(tmp_path: P
     assert [each.data_type for each in config.output] == [10, 10]  # TYPE_FP16
 
 
+@pytest.mark.parametrize("profile", ["2 4 8", "4 4 4"])
+def test_a_profile_whose_smallest_batch_is_not_1_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    """Triton forms batches of 1 to max_batch_size, and can be told no other smallest."""
+    monkeypatch.setitem(PLAN.options, "profile", profile)
+    bundle = with_plan(tmp_path / "tiny")
+    with pytest.raises(
+        BundleError, match=rf"a100 takes batches from {profile[0]}.*Triton would send"
+    ) as caught:
+        write_repository(bundle, "a100", tmp_path / "models")
+    assert f"--batch {profile[-1]}" in caught.value.hint
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_profile_does_not_matter_where_the_batch_is_fixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN.options, "profile", "2 4 8")
+    config = config_of(write_repository(with_plan(tmp_path / "tiny", 2), "a100", tmp_path / "models"))
+    assert (config.max_batch_size, list(config.input[0].dims)) == (0, [2, 3, 8, 8])
+
+
 @pytest.mark.parametrize(("provider", "accelerators"), [("cuda", []), ("tensorrt", ["tensorrt"])])
 def test_an_onnx_model_for_a_gpu(
     free: Bundle, tmp_path: Path, provider: str, accelerators: list[str]

@@ -11,8 +11,9 @@ against which added latency is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,6 +65,17 @@ class Target:
 def provider(target: Target) -> str:
     """The execution provider that a target asks ONNX Runtime for."""
     return str(target.options.get("provider", "cpu"))
+
+
+_PATHS = re.compile(r"(_paths?|_dir|_folder|timing_cache)$", re.IGNORECASE)
+"""How options end that name files or folders: timing_cache, OpenVINO's CACHE_DIR, provider.trt_engine_cache_path."""
+
+
+def without_paths(target: Target) -> Target:
+    """The target as a bundle carries it. Paths are of one machine: only a recipe that is given there may name them,
+    for a bundle from elsewhere could name any file to be read, written, or loaded as code."""
+    options = {key: value for key, value in target.options.items() if not _PATHS.search(key)}
+    return replace(target, options=options)
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,16 @@ def _unfit(given: str, taken: str, shape: Shape) -> InputError:
 def spelt(shape: Shape) -> str:
     """`"Nx3x224x224"`."""
     return "x".join("N" if length is None else str(length) for length in shape)
+
+
+class GraphError(BundleError):
+    """A graph that a target's compiler does not take. `report`: each node that it cannot take and why, a line each."""
+
+    def __init__(self, message: str, hint: str, report: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.report = tuple(
+            "".join(letter if letter.isprintable() else "?" for letter in line) for line in report
+        )
 
 
 EXPORT_AGAIN = "export the bundle again, to a disk with space: subtune-deploy export"

@@ -31,6 +31,8 @@ NOT_RUN = (
     "not yet run on hardware: its device is not here; checked is what the compiler was given, and its file"
 )
 
+NOT_COMPARED = "no answers were compared"
+
 
 @click.command("compile")
 @bundle_argument
@@ -49,13 +51,30 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> 
         get_backend(recipe.backend)  # told before the first engine is built, not between two
     calibration = read_inputs(calibrate, folder)
     for recipe in recipes:
-        with bar(f"compiling for {recipe.name}") as tick:
+        with _reported(recipe.name), bar(f"compiling for {recipe.name}") as tick:
             bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick)
         click.echo(f"engine {recipe.name}:")
-        _print_parity(bundle, recipe.name)
+        if any(figure.get("engine") == recipe.name for figure in bundle.manifest.parity):
+            _print_parity(bundle, recipe.name)
+        else:
+            click.echo(NOT_COMPARED)
         if not bundle.manifest.engines[recipe.name].ran:
             click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
+
+
+@contextmanager
+def _reported(target: str) -> Iterator[None]:
+    """Every node that the target cannot take is named before the one line of the error, which has room for a few."""
+    from ..backends.base import GraphError
+
+    try:
+        yield
+    except GraphError as error:
+        messages.print(f"{target} cannot take {len(error.report)} nodes of the graph:")
+        for line in error.report:
+            messages.print(f"  {line}")
+        raise
 
 
 def _print_parity(bundle: Bundle, engine: str) -> None:
@@ -83,6 +102,8 @@ def _told(fact: object) -> str:
         return ", ".join(f"{key} {_told(value)}" for key, value in fact.items() if value not in ({}, [], ()))
     if isinstance(fact, (list, tuple)):
         return " ".join(map(str, fact))
+    if isinstance(fact, bool):
+        return _yes(fact)
     return f"{fact:,}" if isinstance(fact, int) else str(fact)
 
 
@@ -124,7 +145,7 @@ def verify(folder: Path, deep: bool, key: Path | None) -> None:
             if checked.figures:  # none where the parsed network has layers that cannot be executed here
                 _echo_parity(name, checked.figures)
             else:
-                click.echo(f"{name}: no answers were compared")
+                click.echo(f"{name}: {NOT_COMPARED}")
             _echo_facts(checked)
     if away:
         hints = dict.fromkeys(error.hint for error in away.values())

@@ -102,11 +102,16 @@ def _max_batch(target: Target, found: Signature) -> int:
     """
     if found.inputs[0].dims[0] != -1 or target.backend == "openvino":
         return 0
-    profile = target.options.get("profile", MAX_BATCH)
-    last = str(profile).split()[-1:]
-    if not last or not last[0].isdecimal() or int(last[0]) < 1:
+    profile = str(target.options.get("profile", f"1 {MAX_BATCH}"))
+    sizes = profile.split()
+    if not sizes or not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise BundleError(f"target {target.name}: profile is {profile!r}", 'give sizes, as in "1 4 16"')
-    return int(last[0])
+    if int(sizes[0]) > 1:  # its configuration has a largest batch, and preferred ones, but no smallest
+        raise BundleError(
+            f"target {target.name} takes batches from {sizes[0]} (profile {profile!r}), Triton would send smaller ones",
+            f"compile it with a profile from 1, or export the bundle with a fixed batch: --batch {sizes[-1]}",
+        )
+    return int(sizes[-1])
 
 
 def _on_gpu(target: Target) -> bool:

@@ -13,9 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from ...errors import BundleError
+from ...errors import BundleError, TargetError
 from .. import probe_library
 from ..base import (
     COMPILE_AGAIN,
@@ -57,7 +58,10 @@ class TensorRT:
         self, source: Path, folder: Path, role: str, target: Target, progress: Progress = silent
     ) -> None:
         """Write `<role>.engine` from `<role>.onnx`. Raises BundleError, TargetError, Unavailable."""
-        plan = self._build(source_file(source, f"{role}.onnx"), self._settings(role, target), progress)
+        settings = self._settings(role, target)
+        if self.name == STANDARD_NAME and settings.capabilities:
+            _check_device(target, settings.capabilities)
+        plan = self._build(source_file(source, f"{role}.onnx"), settings, progress)
         (folder / f"{role}.engine").write_bytes(plan)
 
     def load(self, folder: Path, role: str, target: Target) -> Engine:
@@ -84,21 +88,32 @@ class TensorRT:
         from . import header, weights
 
         settings, path = read(target, self.name), engine_file(folder, f"{role}.engine")
-        facts = header.check(path, self._api())
+        facts = header.check(path, self._api(), wanted=settings.capabilities)
         wanted = list(settings.capabilities)
         if wanted and sorted(facts["capabilities"]) != sorted(wanted):
             raise BundleError(
                 f"{path} is for capabilities {facts['capabilities']}, the recipe says {wanted}", COMPILE_AGAIN
             )
-        found = weights.find(source_file(source, f"{role}.onnx"), path.read_bytes())
+        graph, plan = source_file(source, f"{role}.onnx"), path.read_bytes()
+        found = weights.find(graph, plan)
         if self.name == RTX_NAME:  # how standard TensorRT lays weights out, nobody has seen yet
             weights.check(path, found)
-        return {**facts, "weights": weights.facts(found)}
+        told = weights.facts(found, weights.versions(graph))
+        return {**facts, **self._repeated(graph, plan, role, target), "weights": told}
 
-    def deterministic(self, source: Path, role: str, target: Target) -> bool:
-        """Whether building `<role>.onnx` twice gives the same bytes."""
-        path, settings = source_file(source, f"{role}.onnx"), self._settings(role, target)
-        return self._build(path, settings, silent) == self._build(path, settings, silent)
+    def _repeated(self, graph: Path, plan: bytes, role: str, target: Target) -> dict[str, Any]:
+        """Whether building `graph` again gives the engine `plan`, else in how many bytes it differs. Not an error.
+
+        Nothing where it would be no answer: standard TensorRT times kernels, and so chooses others each time; an
+        engine that can be refitted may have been. TensorRT-RTX 1.7 itself puts several outputs in any order.
+        """
+        settings = self._settings(role, target)
+        if self.name != RTX_NAME or settings.refit:
+            return {}
+        again = self._build(graph, settings, silent)
+        return (
+            {"deterministic": True} if again == plan else {"deterministic": False, **_differing(again, plan)}
+        )
 
     def refit_file(self, path: Path, out: Path, changed: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write the engine file `path` to `out` with `changed` weights, by their names in the ONNX file.
@@ -122,6 +137,29 @@ class TensorRT:
 
     def _api(self) -> Any:
         return import_module(self.name)
+
+
+def _check_device(target: Target, capabilities: tuple[str, ...]) -> None:
+    """Standard TensorRT builds for the GPU that is here: it has to be one that the recipe is for.
+
+    Raises TargetError, or Unavailable where there is none.
+    """
+    from .cuda import open_cuda
+
+    device = open_cuda().device()
+    if device.capability not in capabilities:
+        raise TargetError(
+            f"target {target.name} is for GPUs of capability {', '.join(capabilities)}, "
+            f"this one, {device.name}, has {device.capability}",
+            "compile it on a GPU that it is for, or take the recipe of this one",
+        )
+
+
+def _differing(one: bytes, other: bytes) -> dict[str, int]:
+    length = min(len(one), len(other))
+    first, second = (np.frombuffer(each, np.uint8, length) for each in (one, other))
+    surplus = max(len(one), len(other)) - length
+    return {"differing_bytes": int(np.count_nonzero(first != second)) + surplus}
 
 
 STANDARD = TensorRT(STANDARD_NAME)

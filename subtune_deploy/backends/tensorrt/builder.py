@@ -40,7 +40,8 @@ def parse(api: Any, path: Path, settings: Settings) -> Parsed:
     logger.take()
     builder, network, parser = _parser(api, logger)
     if not parser.parse_from_file(str(path)):
-        raise not_parsed(api.__name__, path, refused(parser), messages.words(logger.take()))
+        words = messages.words(logger.take())
+        raise not_parsed(api.__name__, path, capability_report(api, path) or refused(parser), words)
     _check_input(path, network)
     parsed = Parsed(network, parser, builder, logger, path, weights)
     if settings.refit:
@@ -152,7 +153,8 @@ def _configure(api: Any, config: Any, settings: Settings) -> None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    _set_capabilities(api, config, settings.capabilities)
+    if hasattr(api, "ComputeCapability"):  # standard TensorRT builds for the GPU that is here, checked before
+        _set_capabilities(api, config, settings.capabilities)
 
 
 def _set_capabilities(api: Any, config: Any, capabilities: tuple[str, ...]) -> None:

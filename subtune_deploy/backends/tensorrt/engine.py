@@ -169,7 +169,7 @@ class TensorRTEngine:
 def open_engine(api: Any, path: Path, target: Target, settings: Settings) -> TensorRTEngine:
     """Load the engine file `path` onto the GPU. Raises Unavailable (no GPU), BundleError (the file), CheckFailed."""
     cuda = open_cuda()
-    check(path, api, cuda.device().capability)
+    check(path, api, cuda.device().capability, settings.capabilities)
     with cuda.current():
         loaded = deserialize(api, path)
         layout = read_layout(api, path, loaded.engine)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, Unavailable
-from ..base import EXPORT_AGAIN
+from ..base import EXPORT_AGAIN, GraphError
 from . import messages
 
 NAMED = 3
-"""Nodes that an error names; the report names all."""
+"""Nodes that an error's message names; its report names all."""
+
+NO_REASON = "the compiler gives no reason"
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,14 @@ def refused(parser: Any) -> tuple[Refused, ...]:
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         node = error.node_name() or (f"number {error.node()}" if error.node() >= 0 else "")
-        found.append(Refused(node, error.node_operator(), messages.tidy(error.desc())))
+        found.append(Refused(node, error.node_operator(), _reason(error.desc())))
     return tuple(dict.fromkeys(found))
+
+
+def _reason(description: str) -> str:
+    """The parser's words; its checks of an operator give the condition that failed, which may be a bare "false"."""
+    words = messages.tidy(description)
+    return NO_REASON if words.rstrip(".").lower() in ("", "false", "assertion failed: false") else words
 
 
 def not_parsed(library: str, path: Path, nodes: Sequence[Refused], words: str) -> BundleError:
@@ -94,7 +102,8 @@ def not_parsed(library: str, path: Path, nodes: Sequence[Refused], words: str) -
     first = "; ".join(map(str, named[:NAMED]))
     more = f"; and {len(named) - NAMED} more" if len(named) > NAMED else ""
     operators = ", ".join(dict.fromkeys(each.operator for each in named))
-    return BundleError(
+    return GraphError(
         f"{path} cannot be compiled by {library}: {first}{more}",
         f"the network uses what this target lacks ({operators}): use another target or network",
+        [str(each) for each in named],
     )

@@ -62,9 +62,12 @@ def read(path: Path) -> Header:
     )
 
 
-def check(path: Path, api: Any, capability: str | None = None) -> dict[str, Any]:
+def check(
+    path: Path, api: Any, capability: str | None = None, wanted: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Facts about an engine file, if library `api` and a GPU of `capability` ("8.9"; None: not known) can run it.
 
+    `wanted`: capabilities that the recipe names; they count where the header says none, as that of standard TensorRT.
     Raises BundleError: no engine, cut short, altered in length, of the other library, of another version, for other
     GPUs.
     """
@@ -78,14 +81,15 @@ def check(path: Path, api: Any, capability: str | None = None) -> dict[str, Any]
         raise BundleError(
             f"{path} was built by {header.library} {header.version}, here is {api.__version__}", COMPILE_AGAIN
         )
-    if capability is not None and not serves(header.capabilities, capability):
-        given = ", ".join(header.capabilities)
+    capabilities = header.capabilities or wanted
+    if capability is not None and not serves(capabilities, capability):
+        given = ", ".join(capabilities)
         raise BundleError(
             f"{path} is for GPUs of capability {given}, this one has {capability}",
             "compile it for this GPU: option capabilities of the recipe",
         )
     _ask_library(path, api)
-    return {**asdict(header), "size": size, "capabilities": list(header.capabilities)}
+    return {**asdict(header), "size": size, "capabilities": list(capabilities)}
 
 
 def serves(capabilities: tuple[str, ...], capability: str) -> bool:

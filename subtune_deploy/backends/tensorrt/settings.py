@@ -27,7 +27,8 @@ VERBOSITY = ("layer_names_only", "none", "detailed")
 class Settings:
     """How an engine is built and run. None leaves the choice to TensorRT.
 
-    `capabilities`: RTX only, which GPUs the engine is for ("8.9"); empty: all that the library is built for.
+    `capabilities`: which GPUs the engine is for ("8.9"). RTX: it is built for these; empty: for all that the library
+    knows. Standard: the GPU that builds and runs it must be one of these; empty: it may be any.
     `hardware_compatibility`: standard only. `auxiliary_streams`: 0 forces one stream. `workspace_mib`: MiB.
     `timing_cache`: standard only, a file that is read and written back. `optimization_level`: 0 to 5. `tf32`:
     may fp32 products be rounded to ten bits. `profile`: smallest, optimised and largest batch of a dynamic
@@ -48,7 +49,6 @@ class Settings:
 
 
 ONLY: Mapping[str, tuple[str, str]] = {
-    "capabilities": (RTX, "standard TensorRT builds for the GPU that it finds: use hardware_compatibility"),
     "hardware_compatibility": (STANDARD, "say which GPUs with capabilities"),
     "timing_cache": (
         STANDARD,

@@ -122,8 +122,18 @@ def find(source: Path, engine: bytes, large: int = LARGE) -> tuple[Found, ...]:
     )
 
 
-def facts(found: Sequence[Found]) -> dict[str, Any]:
-    """A summary for a manifest. `share`: of the bytes of large weights that were found."""
+NONE_LARGE = "no weight is large enough to be looked for"
+
+
+def facts(found: Sequence[Found], versions: Sequence[str] = ()) -> dict[str, Any]:
+    """A summary for a manifest. `share`: of the bytes of large weights that were found.
+
+    `versions`: all that there should be. Of those without a large weight of their own nothing is shown by the rest, and
+    without any large weight nothing is shown at all: the summary says so.
+    """
+    if not found:
+        return {"weights": 0, "note": NONE_LARGE}
+    small = [version for version in versions if version not in _by_version(found)]
     return {
         "weights": len(found),
         "bytes": sum(each.size for each in found),
@@ -132,7 +142,13 @@ def facts(found: Sequence[Found]) -> dict[str, Any]:
         "by_version": {version: _share(group) for version, group in _by_version(found).items()},
         "layouts": dict(Counter(layout for each in found for layout in each.layouts)),
         "missing": [each.name for each in found if not each.times],
+        **({"too small to be looked for": small} if small else {}),
     }
+
+
+def versions(source: Path) -> tuple[str, ...]:
+    """Those that the ONNX file `source` has weights of, as far as its outputs tell. Raises BundleError."""
+    return _outputs(_model(source, weights=False))
 
 
 def check(engine: Path, found: Sequence[Found], required: float = REQUIRED) -> None:
@@ -155,7 +171,7 @@ def check(engine: Path, found: Sequence[Found], required: float = REQUIRED) -> N
 
 def _share(found: Iterable[Found]) -> float:
     sizes = [(each.size, each.size if each.times else 0) for each in found]
-    return sum(there for _, there in sizes) / sum(size for size, _ in sizes) if sizes else 1.0
+    return sum(there for _, there in sizes) / sum(size for size, _ in sizes)
 
 
 def _by_version(found: Iterable[Found]) -> dict[str, list[Found]]:
@@ -174,15 +190,24 @@ def _version(name: str, versions: Sequence[str]) -> str:
 # The source graph
 
 
-def _read(source: Path, large: int) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
-    """Large weights as the engine has to hold them, and the names of the outputs: the versions."""
+def _model(source: Path, weights: bool = True) -> Any:
     import onnx
-    from onnx import helper, numpy_helper
 
     try:
-        model = onnx.load(source)
+        return onnx.load(source, load_external_data=weights)
     except Exception as error:  # protobuf's, whose module depends on its version
         raise BundleError(f"{source} cannot be read: {error}", "export the bundle again") from error
+
+
+def _outputs(model: Any) -> tuple[str, ...]:
+    return tuple(output.name for output in model.graph.output)
+
+
+def _read(source: Path, large: int) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
+    """Large weights as the engine has to hold them, and the names of the outputs: the versions."""
+    from onnx import helper, numpy_helper
+
+    model = _model(source)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     weights = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     owner = {name: name for name in weights}
@@ -194,7 +219,7 @@ def _read(source: Path, large: int) -> tuple[dict[str, npt.NDArray[Any]], tuple[
             weights[name] = _AHEAD[node.op_type](weights[name], attributes, *others)
     return (
         {name: values for name, values in weights.items() if _sought(values, large)},
-        tuple(output.name for output in model.graph.output),
+        _outputs(model),
     )
 
 
