@@ -26,14 +26,14 @@ from PIL import Image
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.conditions import noise_warnings, watch
+from subtune_deploy.data.dataset import Data, Dataset
+from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import MODEL, _base_checkpoint
 from subtune_deploy.environment import describe
 from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.stats import median, paired_ratio
-from subtune_deploy.tuning.dataset import Data, Dataset
 from subtune_deploy.tuning.settings import Fork, TrainConfig
-from subtune_deploy.tuning.sources import load_data
 from subtune_deploy.tuning.train import train_together, tune
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,6 +28,9 @@ from subtune_deploy.build import build
 from subtune_deploy.bundle import Bundle
 from subtune_deploy.checkpoint import read_state, write_state
 from subtune_deploy.conditions import noise_warnings, watch
+from subtune_deploy.data.augment import prepare_batch
+from subtune_deploy.data.dataset import Data
+from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import CONFIG, FORKS, MODEL, TEST, TRAIN, _base_checkpoint
 from subtune_deploy.environment import describe
 from subtune_deploy.measure import Protocol, fresh_batches, measure
@@ -40,10 +43,7 @@ from subtune_deploy.spec import BASE, InputSpec
 from subtune_deploy.stats import median, paired_ratio
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import Task, task_from_checkpoint, task_state
-from subtune_deploy.tuning.augment import prepare_batch
-from subtune_deploy.tuning.dataset import Data
 from subtune_deploy.tuning.settings import Fork
-from subtune_deploy.tuning.sources import load_data
 from subtune_deploy.tuning.train import tune
 
 RESULTS = Path(__file__).parent / "results"

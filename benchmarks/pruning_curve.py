@@ -18,8 +18,10 @@ from pathlib import Path
 import click
 
 from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import MODEL, _base_checkpoint
 from subtune_deploy.environment import describe
+from subtune_deploy.executors import open_executor
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.pruning import fork_size, prune
@@ -30,11 +32,9 @@ from subtune_deploy.sweep import Candidate, SweepOptions, sweep
 from subtune_deploy.sweep import Step as Swept
 from subtune_deploy.targets import load_target
 from subtune_deploy.tuning.documents import Profile, Row, write_document
-from subtune_deploy.tuning.executors import open_executor
 from subtune_deploy.tuning.figures import draw_pruning
 from subtune_deploy.tuning.profile import profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig
-from subtune_deploy.tuning.sources import load_data
 from subtune_deploy.tuning.study import Step, Study
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,6 +28,8 @@ from .bundle import Bundle
 from .checkpoint import read_state, write_state
 from .compiling import compile_bundle
 from .conditions import noise_warnings
+from .data.dataset import Data, Dataset
+from .data.sources import load_data
 from .demo_tables import base_table, cost_table, task_table
 from .environment import describe
 from .errors import InputError, Unavailable
@@ -38,9 +40,7 @@ from .runtime import load_engine
 from .spec import BASE
 from .targets import load_target
 from .tasks import Task, base_task, standalone, task_from_checkpoint, task_state
-from .tuning.dataset import Data, Dataset
 from .tuning.settings import Fork, TrainConfig
-from .tuning.sources import load_data
 from .tuning.train import TunedTask, tune
 
 MODEL = "timm:tf_efficientnet_lite0"

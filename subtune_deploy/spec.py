@@ -17,6 +17,9 @@ GRAPH = "graph.onnx"
 INPUT = "input"
 """Name of the one input of every graph."""
 
+AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-rotate")
+"""How training pictures are varied."""
+
 TASK_FORMAT = "subtune-task"
 """Metadata value of files that hold only what differs from their base."""
 

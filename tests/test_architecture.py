@@ -13,17 +13,24 @@ PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
     "errors spec records staging lines tensorfile pictures checkpoint factory models blocks topology tracing "
-    "probing backbone attention widths heads versions channels prunable pruning diff tasks plan layouts grouped "
-    "multitask folding export backends targets stats environment memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
-    "references runtime footprint results result_tables timing proof compiling pack sources build archive "
-    "signing triton graft ship run_folder sweep tuning demo_tables demo cli"
+    "probing backbone attention widths heads versions channels prunable pruning diff tasks plan layouts "
+    "grouped multitask folding export backends targets stats environment memory conditions measure "
+    "calibration bias_correction quantization precision manifest bundle parity references runtime footprint "
+    "results result_tables timing proof compiling pack sources build archive signing triton graft ship "
+    "run_folder sweep data executors tuning demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
-    "errors spec records staging lines tensorfile pictures topology plan backends targets stats environment memory "
-    "conditions measure calibration bias_correction quantization precision manifest bundle parity runtime footprint results "
-    "result_tables timing proof compiling pack archive signing triton run_folder"
+    "errors spec records staging lines tensorfile pictures topology plan backends targets stats environment "
+    "memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
+    "runtime footprint results result_tables timing proof compiling pack archive signing triton run_folder"
 ).split()
+
+TUNING = (  # noqa: SIM905
+    "settings trials documents start cut values chunks keep learner train jobs study selection budget tables "
+    "drawing figures maps profile greedy active"
+).split()
+"""Within `tuning`: the same rule, one folder below."""
 
 
 def modules() -> list[Path]:
@@ -58,6 +65,17 @@ def test_imports_point_upwards(path: Path) -> None:
     mine = place(path)
     below = {name for name in imported(path) if ORDER.index(name) > ORDER.index(mine)}
     assert not below, f"{mine} imports {below}, which stand below it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "tuning").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_within_tuning_imports_point_upwards_too(path: Path) -> None:
+    siblings = {
+        node.module
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+    }
+    below = {name for name in siblings if TUNING.index(name) > TUNING.index(path.stem)}
+    assert not below, f"{path.stem} imports {below}, which stand below it"
 
 
 def test_the_design_document_lists_the_modules_in_this_order() -> None:

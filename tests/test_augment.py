@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from tiny_pictures import noise, write_picture
 
+from subtune_deploy.data.augment import augmented, prepare_batch
+from subtune_deploy.data.dataset import Dataset
 from subtune_deploy.errors import InputError, PictureError
 from subtune_deploy.pictures import load_picture, prepare
-from subtune_deploy.spec import InputSpec
-from subtune_deploy.tuning.augment import augmented, prepare_batch
-from subtune_deploy.tuning.dataset import Dataset
-from subtune_deploy.tuning.settings import AUGMENTATIONS
+from subtune_deploy.spec import AUGMENTATIONS, InputSpec
 
 PLAIN = InputSpec((3, 16, 16), (0.0,) * 3, (1.0,) * 3, crop=1.0)
 GRAY = InputSpec((1, 16, 16), (0.0,), (1.0,))
@@ -61,7 +60,7 @@ def test_a_crop_is_torchvisions_given_its_box() -> None:
     """Pixels are those that torchvision resizes, so that training and deployment interpolate alike."""
     from torchvision.transforms.v2 import functional
 
-    from subtune_deploy.tuning.augment import _box
+    from subtune_deploy.data.augment import _box
 
     picture = Image.fromarray(noise(4, 70, 90, 3))
     left, top, right, bottom = _box(picture.size, np.random.default_rng(9))
@@ -73,7 +72,7 @@ def test_a_crop_is_torchvisions_given_its_box() -> None:
 def test_areas_and_ratios_are_distributed_as_torchvisions() -> None:
     from torchvision.transforms.v2 import RandomResizedCrop
 
-    from subtune_deploy.tuning.augment import _box
+    from subtune_deploy.data.augment import _box
 
     picture = Image.fromarray(ramp(64, 48))
     random, draw = np.random.default_rng(0), RandomResizedCrop(16).make_params

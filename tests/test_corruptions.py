@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_pictures import noise
 
+from subtune_deploy.data.corruptions import CORRUPTIONS, PAPER, corrupt, parse_corruption
+from subtune_deploy.data.weather import plasma
 from subtune_deploy.errors import InputError, PictureError
-from subtune_deploy.tuning.corruptions import CORRUPTIONS, PAPER, corrupt, parse_corruption
-from subtune_deploy.tuning.weather import plasma
 
 RANDOM = {
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur", "snow", "frost",

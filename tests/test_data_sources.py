@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pictures import noise, write_album, write_picture
 
+from subtune_deploy.data.corruptions import corrupt
+from subtune_deploy.data.dataset import Data
+from subtune_deploy.data.sources import LARGEST, load_data
 from subtune_deploy.errors import InputError
-from subtune_deploy.tuning.corruptions import corrupt
-from subtune_deploy.tuning.dataset import Data
-from subtune_deploy.tuning.sources import LARGEST, load_data
 
 
 def _key(picture: object) -> bytes:

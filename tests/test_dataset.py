@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pictures import arrays, greys, write_album, write_picture
 
+from subtune_deploy.data.dataset import Data, Dataset, derived, folds, sample, split, subset, vtab
 from subtune_deploy.errors import InputError, PictureError
-from subtune_deploy.tuning.dataset import Data, Dataset, derived, folds, sample, split, subset, vtab
 
 
 def counts(data: Dataset) -> list[int]:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from subtune_deploy.backbone import trace
+from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import (
     FORKS,
     MODEL,
@@ -24,7 +25,6 @@ from subtune_deploy.demo_tables import cost_table
 from subtune_deploy.errors import InputError
 from subtune_deploy.models import load_model
 from subtune_deploy.pictures import load_picture, prepare
-from subtune_deploy.tuning.sources import load_data
 
 
 def test_the_base_names_the_photographs(tmp_path: Path) -> None:

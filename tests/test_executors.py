@@ -16,9 +16,9 @@ import tiny_jobs
 import torch
 
 from subtune_deploy.errors import CheckFailed, InputError, Unavailable
-from subtune_deploy.tuning.executors import Executor, Here, open_executor
-from subtune_deploy.tuning.processes import Processes
-from subtune_deploy.tuning.remote import RETRIES
+from subtune_deploy.executors import Executor, Here, open_executor
+from subtune_deploy.executors.processes import Processes
+from subtune_deploy.executors.remote import RETRIES
 
 KINDS = ("here", "processes", "ray")
 OTHERS = ("processes", "ray")
@@ -112,7 +112,7 @@ def test_what_cannot_be_rebuilt_in_a_worker_is_told(executor: Executor) -> None:
 def test_no_process_outlives_the_one_that_began_it(stop: str, tmp_path: Path) -> None:
     code = (
         "import tiny_jobs\nfrom pathlib import Path\n"
-        "from subtune_deploy.tuning.processes import Processes\n"
+        "from subtune_deploy.executors.processes import Processes\n"
         f"list(Processes(2).run(tiny_jobs.waits, Path({str(tmp_path)!r}), [1, 2]))"
     )
     begin = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
@@ -193,7 +193,7 @@ def test_a_cluster_is_found_by_its_address_and_says_nothing_on_stdout(on_ray: Ex
 
 USE = """
 import ray, tiny_jobs
-from subtune_deploy.tuning.executors import open_executor
+from subtune_deploy.executors import open_executor
 
 with open_executor({!r}) as executor:
     outcomes = dict(executor.run(tiny_jobs.multiplied, 2, [3, 4]))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from subtune_deploy.errors import InputError, Unavailable
+from subtune_deploy.executors import Here
 from subtune_deploy.tuning.documents import Active, Greedy, Profile
-from subtune_deploy.tuning.executors import Here
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks" / "paper"))

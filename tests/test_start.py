@@ -9,11 +9,11 @@ from tiny_prunable import prunable
 from torch import Tensor, nn
 
 from subtune_deploy.backbone import Backbone
+from subtune_deploy.data.dataset import derived
 from subtune_deploy.errors import InputError, LayersError
 from subtune_deploy.pruning import prune
 from subtune_deploy.spec import Pruning
 from subtune_deploy.tasks import Task, standalone
-from subtune_deploy.tuning.dataset import derived
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.start import layers_of, parameters, start, thinned, units_of
 from subtune_deploy.versions import Version

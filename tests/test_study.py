@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 
+from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError
-from subtune_deploy.tuning.dataset import Data, Dataset
-from subtune_deploy.tuning.executors import Here, open_executor
-from subtune_deploy.tuning.processes import Processes
+from subtune_deploy.executors import Here, open_executor
+from subtune_deploy.executors.processes import Processes
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.study import Step, Study, datasets, run_trials
 from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from tiny_pictures import noise, write_album, write_picture
 
+from subtune_deploy.data.sources import load_data
+from subtune_deploy.data.torch_sets import _choices, _kind
 from subtune_deploy.errors import InputError, Unavailable
-from subtune_deploy.tuning.sources import load_data
-from subtune_deploy.tuning.torch_sets import _choices, _kind
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ HEAD = """
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from subtune_deploy.tuning.dataset import Data, Dataset
+from subtune_deploy.data.dataset import Data, Dataset
 pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 5), np.uint8)
 labels = np.arange(12) % 2
 """

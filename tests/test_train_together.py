@@ -17,11 +17,11 @@ from tiny_studies import pictures
 from torch import Tensor, nn
 
 from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.data.augment import prepare_batch
 from subtune_deploy.errors import CheckFailed, InputError, LayersError, Unavailable
 from subtune_deploy.models import Model
 from subtune_deploy.spec import InputSpec, Pruning
 from subtune_deploy.tasks import standalone
-from subtune_deploy.tuning.augment import prepare_batch
 from subtune_deploy.tuning.learner import Learner
 from subtune_deploy.tuning.settings import Fork, TrainConfig, resolved
 from subtune_deploy.tuning.train import TunedTask, answers, train_together, tune

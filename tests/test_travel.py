@@ -14,10 +14,10 @@ from tiny_networks import Net, lively
 
 from subtune_deploy.backbone import Backbone, identity, trace
 from subtune_deploy.errors import ModelError, Unavailable
+from subtune_deploy.executors import travel
+from subtune_deploy.executors.processes import Processes
 from subtune_deploy.models import Model, load_model
 from subtune_deploy.spec import InputSpec
-from subtune_deploy.tuning import travel
-from subtune_deploy.tuning.processes import Processes
 
 NET = """
 import torch

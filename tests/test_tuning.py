@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.data.augment import prepare_batch
+from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError, TaskError
 from subtune_deploy.models import Model
 from subtune_deploy.spec import InputSpec
 from subtune_deploy.tasks import base_task, standalone, tuned_blocks
-from subtune_deploy.tuning.augment import prepare_batch
-from subtune_deploy.tuning.dataset import Data, Dataset
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.train import TunedTask, tune
 

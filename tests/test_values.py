@@ -14,11 +14,11 @@ from tiny_studies import pictures
 from torch import Tensor, nn
 
 from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.data.augment import prepare_batch
+from subtune_deploy.data.dataset import Dataset
 from subtune_deploy.models import Model
 from subtune_deploy.spec import InputSpec
-from subtune_deploy.tuning.augment import prepare_batch
 from subtune_deploy.tuning.cut import crossing, picture, prefix, wanted
-from subtune_deploy.tuning.dataset import Dataset
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.start import units_of
 from subtune_deploy.tuning.values import CHUNK, Values, values

@@ -84,7 +84,7 @@ def arrival(payload: bytes, job: int) -> tuple[Any, ...]:
     import torch
 
     from subtune_deploy.backbone import identity
-    from subtune_deploy.tuning.travel import unpacked
+    from subtune_deploy.executors.travel import unpacked
 
     backbone, *others = unpacked(payload)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from subtune_deploy.tuning.dataset import Dataset
+from subtune_deploy.data.dataset import Dataset
 
 
 def noise(seed: int, *shape: int) -> npt.NDArray[np.uint8]:

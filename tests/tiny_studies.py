@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tiny_networks import backbone
 
-from subtune_deploy.tuning.dataset import Data, Dataset
+from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Study
 from subtune_deploy.tuning.trials import Trial

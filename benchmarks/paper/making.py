@@ -18,17 +18,17 @@ import numpy as np
 from recipes import PACKAGED, Run
 
 from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.data.dataset import Data, Dataset, split, subset, vtab
+from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import _base_checkpoint
 from subtune_deploy.errors import Unavailable
+from subtune_deploy.executors import Executor
 from subtune_deploy.models import load_model
 from subtune_deploy.tuning.active import SCHEDULE, active
-from subtune_deploy.tuning.dataset import Data, Dataset, split, subset, vtab
 from subtune_deploy.tuning.documents import About, Greedy
-from subtune_deploy.tuning.executors import Executor
 from subtune_deploy.tuning.greedy import greedy
 from subtune_deploy.tuning.profile import profile
 from subtune_deploy.tuning.settings import Fork
-from subtune_deploy.tuning.sources import load_data
 from subtune_deploy.tuning.study import Study
 
 CIFAR10_C = "CIFAR-10-C"

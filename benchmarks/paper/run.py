@@ -19,8 +19,8 @@ from recipes import Recipe, names, read_recipe, read_values
 from showing import draw, file_name, page
 
 from subtune_deploy.errors import SubtuneError
+from subtune_deploy.executors import open_executor
 from subtune_deploy.tuning.documents import write_document
-from subtune_deploy.tuning.executors import open_executor
 
 OUT = Path("benchmarks/results/paper")
 

@@ -16,8 +16,8 @@ from .common import bar, json_option, messages, options, print_json, print_table
 from .tuning import DATA, read_config, read_data, read_pretrained
 
 if TYPE_CHECKING:
+    from ..executors import Executor
     from ..tuning.documents import About
-    from ..tuning.executors import Executor
     from ..tuning.study import Step, Study
     from ..tuning.tables import Table
 
@@ -110,7 +110,7 @@ def seeds_of(study: Study, trainings: Trainings) -> tuple[int, ...]:
 @contextmanager
 def running(title: str, trainings: Trainings) -> Iterator[tuple[Executor, Tick]]:
     """Where trainings run, and their bar. What they print is no result: to stderr."""
-    from ..tuning.executors import open_executor
+    from ..executors import open_executor
 
     how = {"cpus": trainings.cpus, "gpus": trainings.gpus}
     with redirect_stdout(sys.stderr), bar(title) as tick, open_executor(trainings.where, **how) as executor:

@@ -27,7 +27,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..tuning.dataset import Data
+    from ..data.dataset import Data
     from ..tuning.settings import Fork
 
 data_options = options(
@@ -59,7 +59,7 @@ def read_config(values: dict[str, Any]) -> TrainConfig:
 
 def read_data(values: dict[str, Any], seed: int) -> Data:
     """The pictures that `data_options` asked for; those that cannot be read are named."""
-    from ..tuning.sources import load_data
+    from ..data.sources import load_data
 
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no result
         found = load_data(seed=seed, **values)

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 
 from ..backends.base import Progress, silent
+from ..data.dataset import subset
 from ..errors import CheckFailed, InputError
+from ..executors import Executor, Here
 from ..lines import append_line, read_lines
 from ..records import to_plain, to_record
 from ..run_folder import open_run
-from .dataset import subset
 from .documents import Active, Labelled
-from .executors import Executor, Here
 from .profile import about
 from .settings import Fork
 from .study import Sent, Study, description

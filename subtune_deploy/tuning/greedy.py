@@ -17,12 +17,12 @@ from statistics import fmean
 from torch import nn
 
 from ..backends.base import Progress, silent
+from ..data.dataset import sample
 from ..errors import InputError
+from ..executors import Executor, Here
 from ..tasks import candidate_task
 from .budget import Budget
-from .dataset import sample
 from .documents import Greedy, LeftOut, Round, Score
-from .executors import Executor, Here
 from .profile import about, row
 from .selection import Step, chosen, select
 from .settings import Fork, resolved

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import torch
 
 from ..backbone import Backbone, identity
+from ..data.dataset import Dataset
 from ..errors import InputError
 from ..records import to_plain
 from ..staging import replaced_file
-from .dataset import Dataset
 from .settings import TrainConfig
 
 State: TypeAlias = dict[str, Any]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import Backbone
+from ..data.dataset import derived
 from ..versions import Version
 from ..widths import conform
 from .cut import Suffix, suffix
-from .dataset import derived
 from .keep import State
 from .settings import Fork, Resolved
 from .start import parameters, start, thinned

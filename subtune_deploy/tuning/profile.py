@@ -16,11 +16,11 @@ from typing import Any
 from ..backbone import Backbone
 from ..backends.base import Progress, silent
 from ..errors import InputError
+from ..executors import Executor, Here
 from ..records import to_plain
 from ..spec import Pruning
 from ..sweep import candidates
 from .documents import Profile, Row, mean_and_std
-from .executors import Executor, Here
 from .settings import Fork, TrainConfig, resolved
 from .study import FREE, Step, Study, run_trials
 from .train import family

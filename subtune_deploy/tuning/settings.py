@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from ..errors import InputError
-from ..spec import Pruning, format_layers
+from ..spec import AUGMENTATIONS, Pruning, format_layers
 
 Family: TypeAlias = Literal["convolutional", "transformer"]
 
 FEW = 1000
 """Up to so many pictures the paper trains longer, and transformers with other rates."""
-
-AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-rotate")
 
 
 def _setting(default: Any, told: str, /, **more: Any) -> Any:

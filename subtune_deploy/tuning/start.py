@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import Backbone
+from ..data.dataset import derived
 from ..errors import LayersError
 from ..heads import features_of, resized_state
 from ..pruning import prune
 from ..spec import format_layers
 from ..versions import Version, version_of
 from ..widths import MATRICES, conform
-from .dataset import derived
 from .settings import Fork
 
 

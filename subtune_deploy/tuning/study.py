@@ -19,18 +19,18 @@ import torch
 
 from ..backbone import Backbone, identity
 from ..backends.base import Progress, silent
+from ..data.dataset import Data, Dataset, folds, sample
 from ..environment import describe
 from ..errors import CheckFailed, InputError, SubtuneError, Unavailable
+from ..executors import Executor
+from ..executors.travel import packed, unpacked
 from ..memory import available
 from ..records import to_plain
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
-from .dataset import Data, Dataset, folds, sample
-from .executors import Executor
 from .jobs import Job, planned
 from .settings import Fork, TrainConfig, resolved
 from .train import TunedTask, family, train_together
-from .travel import packed, unpacked
 from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, read_trials
 
 FREE = ("seed", "cache_bytes", "memory_bytes")

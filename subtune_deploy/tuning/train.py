@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone
 from ..backends.base import Progress, silent
+from ..data.dataset import Dataset, derived
 from ..errors import CheckFailed, InputError, Unavailable
 from ..memory import ran_out
 from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
-from .dataset import Dataset, derived
 from .keep import Kept, facts, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone
 from ..backends.base import Progress, silent
+from ..data.augment import prepare_batch
+from ..data.dataset import Dataset
 from ..spec import InputSpec
 from ..topology import Carry
-from .augment import prepare_batch
 from .cut import Prefix, picture, prefix
-from .dataset import Dataset
 from .settings import TrainConfig
 
 CHUNK = 50

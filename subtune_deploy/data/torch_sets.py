@@ -19,7 +19,7 @@ from .dataset import Data, Dataset, Picture, Pool, pooled
 TRAINING, TESTING = ("trainval", "train"), ("test", "val", "valid")
 """Values of `split`, the first that a data set knows being taken."""
 
-OWN = "name a function of your own, as in file.py:factory, that returns subtune_deploy.tuning.dataset.Dataset"
+OWN = "name a function of your own, as in file.py:factory, that returns subtune_deploy.data.dataset.Dataset"
 
 
 def from_factory(origin: str, name: str) -> Pool:
@@ -35,7 +35,7 @@ def from_factory(origin: str, name: str) -> Pool:
     if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
         raise InputError(
             f"{origin}:{name} returned {type(found).__name__}",
-            "return Data or Dataset of subtune_deploy.tuning.dataset, or a map-style data set of (picture, label)",
+            "return Data or Dataset of subtune_deploy.data.dataset, or a map-style data set of (picture, label)",
         )
     items, skipped = _items(found, f"{origin}:{name}")
     return pooled([_dataset(items, _classes(found, items))], skipped)

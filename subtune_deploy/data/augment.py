@@ -19,9 +19,8 @@ import torch
 
 from ..errors import InputError, did_you_mean
 from ..pictures import as_image, load_picture, normalised, prepare, resampling
-from ..spec import InputSpec
+from ..spec import AUGMENTATIONS, InputSpec
 from .dataset import Dataset, Picture, derived
-from .settings import AUGMENTATIONS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,0 +1,1 @@
+"""Labelled pictures: where they come from, samples of them, damage, augmentation."""
