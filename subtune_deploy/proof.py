@@ -23,6 +23,10 @@ BY: Literal["parsed network"] = "parsed network"
 
 OTHER = "ONNX Runtime"
 
+SAME_GRAPH = {**TOLERANCES, "int8": 0.2}
+"""Against another runtime of the same graph: in int8 only numbers that lie between two steps may fall to either side
+(0.09 at most in benchmarks/results/tensorrt_builds.md), while the model's own numbers were rounded before that."""
+
 _BEYOND_ONNX_RUNTIME = ("bf16",)
 """Precisions for which it may lack an operator on a CPU."""
 
@@ -63,7 +67,7 @@ def prove(
 def _against(
     other: Engine, graph: Engine, references: References, batch: int | None, precision: str
 ) -> Iterator[dict[str, Any]]:
-    tolerance = TOLERANCES[precision]
+    tolerance = SAME_GRAPH[precision]
     expected, answers = (run_all(engine, references.inputs, batch) for engine in (other, graph))
     for task in references.answers:
         for figure in compare(task, OTHER, answers[task], expected[task], references, tolerance):

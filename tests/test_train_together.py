@@ -185,6 +185,14 @@ def test_unknown_blocks_and_devices_are_refused_before_anything_is_trained(netwo
     assert told == []
 
 
+def test_what_cannot_be_pruned_afterwards_is_refused_before_anything_is_trained(network: Backbone) -> None:
+    nothing = Fork((3,), prune=Pruning(0.01, when="after"))
+    told: list[object] = []
+    with pytest.raises(InputError, match="removes nothing"):
+        together(network, (Fork(), nothing), progress=lambda *event: told.append(event))
+    assert told == []
+
+
 # Failures
 
 

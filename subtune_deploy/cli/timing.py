@@ -137,15 +137,17 @@ def _benched(folder: Path, target: str | None, protocol: Protocol, hot: bool) ->
 
 def _keep(folder: Path, result: Result) -> None:
     """Into the manifest as it is now, in place of what was measured in the same way on this target before."""
-    from ..bundle import open_bundle, save_manifest
+    from ..bundle import held, open_bundle, save_manifest
     from ..results import to_document
 
     def way(document: Mapping[str, Any]) -> tuple[Any, ...]:
         return document.get("target"), document.get("protocol", {}).get("name"), document.get("inputs")
 
-    manifest, document = open_bundle(folder).manifest, to_document(result)
-    others = [each for each in manifest.measurements if way(each) != way(document)]
-    save_manifest(folder, dataclasses.replace(manifest, measurements=(*others, document)))
+    document = to_document(result)
+    with held(folder):
+        manifest = open_bundle(folder).manifest
+        others = [each for each in manifest.measurements if way(each) != way(document)]
+        save_manifest(folder, dataclasses.replace(manifest, measurements=(*others, document)))
 
 
 def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:

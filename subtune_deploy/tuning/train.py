@@ -29,6 +29,7 @@ from ..backends.base import Progress, silent
 from ..data.dataset import Dataset, derived
 from ..errors import CheckFailed, InputError, Unavailable
 from ..memory import ran_out
+from ..pruning import prune
 from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
@@ -147,7 +148,9 @@ def _projects(module: nn.Module) -> bool:
 
 def _check(backbone: Backbone, forks: Sequence[Fork], train: Dataset, test: Dataset) -> None:
     for fork in forks:
-        layers_of(backbone, fork)
+        layers = layers_of(backbone, fork)
+        if fork.prune and fork.prune.when == "after":  # what cannot be is told before it is trained
+            prune(backbone, layers, fork.prune)
     if len(train) < 2 or len(test) < 1 or train.classes != test.classes:
         raise InputError(
             f"{len(train)} pictures to train on and {len(test)} to test on, of {len(train.classes)} and "
