@@ -35,8 +35,6 @@ NAMED = 10
 """Files that an error names; of more it gives the number."""
 SOURCE = "source"
 """In an engine's folder: the graphs it was compiled from, where those carry its precision."""
-LOCK = ".subtune-lock"
-"""An empty file in a bundle that was changed; it is no part of it."""
 PATIENCE = 60
 """Seconds to wait for who holds a bundle: it is held for the time of renaming, not of compiling."""
 
@@ -116,11 +114,23 @@ def held(folder: Path) -> Iterator[None]:
 
     try:
         with filelock.FileLock(
-            folder / LOCK, timeout=PATIENCE
+            _lock(folder), timeout=PATIENCE
         ):  # the system releases it, however a process ends
             yield
     except filelock.Timeout as error:
         raise BundleError(f"{folder} is held by another process", "wait until that is done") from error
+
+
+def _lock(folder: Path) -> Path:
+    """A file of the user's that stands for the bundle, which itself holds nothing but what its manifest names."""
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "subtune-deploy", "locks")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(
+            f"{place} cannot be made: {error.strerror}", "set XDG_CACHE_HOME to a folder of your own"
+        ) from error
+    return place / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.lock"
 
 
 def add_engine(
@@ -215,7 +225,7 @@ def _of_others(
 
 
 def _files(root: Path) -> set[str]:
-    """Every file below `root` but manifest, signature and lock, as relative paths; BundleError for a link."""
+    """Every file below `root` but manifest and signature, as relative paths; BundleError for a link."""
     found: set[str] = set()
     for folder, folders, names in os.walk(root):
         for name in (*folders, *names):
@@ -225,7 +235,7 @@ def _files(root: Path) -> set[str]:
             if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
                 raise BundleError(f"{path} is not a plain file", RESTORE)
         found.update(Path(folder, name).relative_to(root).as_posix() for name in names)
-    return found - {MANIFEST, SIGNATURE, LOCK}
+    return found - {MANIFEST, SIGNATURE}
 
 
 def _hashes(folder: Path, prefix: str) -> dict[str, str]:

@@ -280,7 +280,16 @@ def test_a_bundle_that_somebody_holds_is_not_waited_for_for_ever(
     monkeypatch.setattr(bundle_module, "PATIENCE", 0.1)
     with bundle_module.held(bundle.path), pytest.raises(BundleError, match="is held by another process"):
         add_engine(bundle, CPU)
-    assert tree(bundle.path).keys() == {"manifest.json", "graph.onnx", "base.onnx", bundle_module.LOCK}
+    assert tree(bundle.path).keys() == {"manifest.json", "graph.onnx", "base.onnx"}
+
+
+def test_where_no_lock_can_be_made_nothing_is_compiled(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(BundleError, match=r"locks cannot be made"):
+        add_engine(bundle, CPU)
 
 
 def test_a_refused_engine_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:

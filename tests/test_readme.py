@@ -59,7 +59,6 @@ def test_the_readme_shows_the_main_commands() -> None:
         "sweep",
         "results",
         "profile",
-        "greedy",
         "tune",
         "run",
         "ship",
@@ -79,8 +78,6 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert re.search(r"[+-]\d+\.\d%", timing)
     (profiled,) = [text for command, text in printed.items() if " profile " in command]
     assert "best: " in profiled
-    (chosen,) = [text for command, text in printed.items() if " greedy " in command]
-    assert "chosen in this order: " in chosen
     (swept,) = [text for command, text in printed.items() if " sweep " in command]
     (table,) = [text for command, text in printed.items() if " results " in command]
     (compared,) = [text for command, text in printed.items() if " --compare " in command]

@@ -152,7 +152,11 @@ def _assembled(
     """The graph with what it calls: own versions where there are, else parts of `network`; nothing is copied."""
     paths = {backbone.units[unit]: version for unit, version in versions.items()}
     targets = {str(node.target) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
-    return fx.GraphModule({target: _holder(network, paths, target) for target in targets}, graph)
+    module = fx.GraphModule({target: _holder(network, paths, target) for target in targets}, graph)
+    module.graph.owning_module = (
+        None  # a ring of references, which would keep all weights until Python looks for rings
+    )
+    return module
 
 
 def _holder(network: nn.Module, paths: Mapping[str, Version], target: str) -> Any:

@@ -48,7 +48,8 @@ def select(
     if not eps >= 0:
         raise InputError(f"eps is {eps}", "give the accuracy that a block must add, as in 0.001")
     steps: list[Step] = []
-    pool, so_far, accuracy = list(dict.fromkeys(layers)), list[int](), 0.0
+    pool, so_far = list(dict.fromkeys(layers)), list[int]()
+    accuracy: float = 0  # not 0.0: fractions stay exact
     for _ in range(len(pool)):
         step = _round(
             [layer for layer in pool if layer not in so_far], so_far, accuracy + eps, evaluate, allowed

@@ -11,7 +11,6 @@ is computed once. Each comes out as it does by itself.
 from __future__ import annotations
 
 import copy
-import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -211,7 +210,6 @@ class _Session:
         return [*self.trained(forks[:half]), *self.trained(forks[half:])]
 
     def _at_once(self, forks: Sequence[Fork]) -> list[TunedTask]:
-        gc.collect()  # of those before: a module knows its graph, which knows the module
         learners = [self._learner(fork) for fork in forks]
         for stage in range(1, 3):
             last = stage * self.settings.epochs
