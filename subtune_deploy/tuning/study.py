@@ -233,8 +233,15 @@ def _chunks(study: Study, workers: int) -> Callable[[Sequence[Fork]], Sequence[S
     """Which forks fit into a worker's share of the memory together."""
     config, backbone = study.config, study.backbone
     batch = resolved(config, family(backbone), len(study.data.train)).batch_size
-    limit = (config.memory_bytes or available() // 2) // workers
+    limit = (config.memory_bytes or _free(config.device) // 2) // workers
     return lambda forks: chunks(backbone, forks, batch, limit)
+
+
+def _free(device: str) -> int:
+    """Bytes that are free where trainings run; of the host, if its GPUs are not this process's to ask."""
+    if device != "cpu" and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return available()
 
 
 @contextmanager
