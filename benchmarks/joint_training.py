@@ -45,6 +45,8 @@ DIGIT = 0.8
 """Of the side: how large the digit is on it."""
 QUALITY = 90
 EPOCHS, BATCH = 2, 32
+FEWEST = 6
+"""Repeats below which an interval would say nothing."""
 AUGMENTATIONS = {"crop-flip": "the paper's, random resized crop and flip", "none": "none, prefix values kept"}
 
 Way = Callable[[], list[float]]
@@ -175,6 +177,7 @@ def row(augmentation: str, each: Line) -> list[str]:
     apart, together = each["one by one"], each["one pass"]
     ratio = paired_ratio(together, apart)
     low, high = (f"{end:.2f}" if 0 < end < float("inf") else "unknown" for end in (ratio.low, ratio.high))
+    interval = f"{low} to {high}" if len(apart) >= FEWEST else "too few repeats"
     accuracies = np.array([each["accuracies"][name] for name in ("one by one", "one pass")])
     furthest = np.abs(accuracies[0] - accuracies[1]).max()
     return [
@@ -182,7 +185,7 @@ def row(augmentation: str, each: Line) -> list[str]:
         f"{median(apart):.1f} s",
         f"{median(together):.1f} s",
         f"{ratio.value:.2f}",
-        f"{low} to {high}",
+        interval,
         str(len(apart)),
         "equal" if furthest == 0 else f"differ by up to {100 * furthest:.1f} points",
     ]
