@@ -104,11 +104,17 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if _kind(before) != _kind(now):
         return [f"it is of kind {_kind(before)}, not {_kind(now)}"]
     found = differences(before.get("host", {}), now.get("host", {}))
-    fixed = [key for key in now if key not in ("host", "targets")]
-    found += [f"{key} was {before.get(key)}, is {now[key]}" for key in fixed if before.get(key) != now[key]]
+    found += changes(before, {key: value for key, value in now.items() if key not in ("host", "targets")})
     recipes = before.get("targets", {})
     changed = [name for name, recipe in now.get("targets", {}).items() if recipes.get(name, recipe) != recipe]
     return found + [f"the recipe of target {name} changed" for name in changed]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`epochs was 2, is 3`, for each key of `now` that had another value."""
+    return [
+        f"{key} was {before.get(key)}, is {value}" for key, value in now.items() if before.get(key) != value
+    ]
 
 
 def _grown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..backbone import Backbone, identity
 from ..data.dataset import Dataset
 from ..errors import InputError
 from ..records import to_plain
+from ..run_folder import changes
 from ..staging import replaced_file
 from .settings import TrainConfig
 
@@ -70,10 +71,7 @@ def open_kept(path: Path | None, about: Mapping[str, Any]) -> Kept:
     if path is None or not path.exists():
         return Kept(path, about)
     before, states = _read(path)
-    changed = [
-        f"{key} was {before.get(key)}, is {value}" for key, value in about.items() if before.get(key) != value
-    ]
-    if changed:
+    if changed := changes(before, about):
         raise InputError(
             f"{path} keeps a training that was begun differently: {'; '.join(changed)}",
             "do as before to go on with it, or delete it to begin anew",

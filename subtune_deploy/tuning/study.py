@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..backbone import Backbone, identity
+from ..backbone import Backbone
 from ..backends.base import Progress, silent
 from ..data.dataset import Data, Dataset, folds, sample
 from ..environment import describe
@@ -25,15 +25,15 @@ from ..errors import CheckFailed, InputError, SubtuneError, Unavailable
 from ..executors import Executor
 from ..executors.travel import packed, unpacked
 from ..memory import available
-from ..records import to_plain
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
 from .jobs import Job, planned
+from .keep import SIZES, facts
 from .settings import Fork, TrainConfig, resolved
 from .train import TunedTask, family, train_together
 from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, read_trials
 
-FREE = ("seed", "cache_bytes", "memory_bytes")
+FREE = ("seed", *SIZES)
 """Settings that do not change what comes of a trial; it has a seed of its own."""
 
 
@@ -77,16 +77,9 @@ def datasets(study: Study, trial: Trial) -> tuple[Dataset, Dataset]:
 
 def description(study: Study, kind: str = "trials") -> dict[str, Any]:
     """What must stay the same from one call to the next in a run of this `kind`, see `open_run`."""
-    settings = to_plain(study.config)
-    return {
-        "kind": kind,
-        **identity(study.backbone),
-        "training pictures": study.data.train.fingerprint(),
-        "test pictures": study.data.test.fingerprint(),
-        "folds": study.folds,
-        **{key: value for key, value in settings.items() if key not in FREE},
-        "torch": torch.__version__,
-    }
+    same = facts(study.backbone, study.data.train, study.data.test, study.config)
+    kept = {key: value for key, value in same.items() if key not in FREE}
+    return {"kind": kind, **kept, "folds": study.folds}
 
 
 def run_trials(

@@ -213,8 +213,9 @@ class _Session:
         learners = [self._learner(fork) for fork in forks]
         for stage in range(1, 3):
             last = stage * self.settings.epochs
-            behind = [each for each in learners if each.epoch < min(last, each.epochs)]
-            self._learn(behind, last, max(each.epochs for each in learners))
+            behind = [each for each in learners if each.epoch < min(last, each.epochs) and not each.failure]
+            if behind:
+                self._learn(behind, last, max(each.epochs for each in learners))
         whole = [each for each in learners if not each.failure]
         accuracies = iter(self._accuracies(whole) if whole else ())
         return [
@@ -230,8 +231,6 @@ class _Session:
 
     def _learn(self, learners: Sequence[Learner], last: int, until: int) -> None:
         """Up to epoch `last`, those that are ahead wait; kept after each but epoch `until`, the last of all."""
-        if not (learners := [each for each in learners if not each.failure]):
-            return
         names = wanted(self.backbone, [each.suffix.needs for each in learners])
         fetch = values(self.backbone, self.network, self.train, names, self.settings, self.progress)
         for epoch in range(min(each.epoch for each in learners), last):
