@@ -5,8 +5,9 @@
 EfficientNet-Lite0 with its ImageNet weights learns to read digits at 64 pixels: the head alone, every single block,
 three blocks with a Siamese head, everything, and what greedy selection takes; MNIST, scikit-learn's digits, and MNIST
 damaged as CIFAR-10-C is. Small tables are complete first; --hours ends it between two steps, and FOLDER keeps what is
-done, so that the same command goes on. benchmarks/results/digits_study holds a JSON document for each step, the
-pictures, and all tables in digits_study.md, which --tables makes anew from the documents that are there.
+done of a step, so that the same command goes on. benchmarks/results/digits_study holds a JSON document for each step,
+which is not trained again while it lies there, the pictures, and all tables in digits_study.md, which --tables makes
+anew from the documents.
 """
 
 from __future__ import annotations
@@ -103,12 +104,13 @@ def trained(scratch: Path, hours: float, executor: Executor) -> Iterator[tuple[s
     """Step by step, until the time is up."""
     start = time.monotonic()
     backbone = trace(load_model(MODEL, str(_base_checkpoint(scratch / "base.safetensors")), SIZE))
-    for number, step in enumerate(STEPS, start=1):
+    left = [step for step in STEPS if not (RESULTS / f"{step.name}.json").exists()]
+    for number, step in enumerate(left, start=1):
         hours_gone = (time.monotonic() - start) / 3600
         if hours_gone >= hours:
-            click.echo(f"the time is up before {step.name}, step {number} of {len(STEPS)}", err=True)
+            click.echo(f"the time is up before {step.name}, step {number} of {len(left)}", err=True)
             return
-        click.echo(f"{60 * hours_gone:.1f} min: {step.name}, step {number} of {len(STEPS)}", err=True)
+        click.echo(f"{60 * hours_gone:.1f} min: {step.name}, step {number} of {len(left)}", err=True)
         yield step.name, document(step, backbone, scratch / step.name, executor)
 
 

@@ -35,9 +35,10 @@ def test_repeated_composites_are_blocks(name: str, count: int, first: str, last:
 
 
 def test_vgg_falls_back_to_its_convolutions() -> None:
-    blocks = find_blocks(network("vgg16"))
+    vgg = network("vgg16")
+    blocks = find_blocks(vgg)
     assert len(blocks) == 13
-    assert all(isinstance(network("vgg16").get_submodule(path), nn.Conv2d) for path in blocks)
+    assert all(isinstance(vgg.get_submodule(path), nn.Conv2d) for path in blocks)
 
 
 def test_a_perceptron_falls_back_to_its_linear_layers() -> None:

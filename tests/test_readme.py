@@ -29,14 +29,14 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands name: a base, two fine-tuned checkpoints, a picture."""
     folder = tmp_path_factory.mktemp("readme")
-    backbone = trace(load_model("resnet50"))
+    backbone = trace(load_model("resnet18"))
     torch.save(backbone.model.state_dict(), folder / "base.pt")
-    birds = standalone(backbone, candidate_task(backbone, "birds", (13, 14), seed=1, classes=5))
+    birds = standalone(backbone, candidate_task(backbone, "birds", (6, 7), seed=1, classes=5))
     torch.save({"state_dict": birds.state_dict()}, folder / "birds.pt")
-    signs = standalone(backbone, candidate_task(backbone, "signs", (16,), seed=2, classes=3))
+    signs = standalone(backbone, candidate_task(backbone, "signs", (8,), seed=2, classes=3))
     write_state(folder / "signs.safetensors", signs.state_dict(), {})
     shutil.copy(sample_pictures()[0], folder / "picture.jpg")
-    camera = "export --model resnet50 --weights base.pt --task signs=signs.safetensors -o engines/camera"
+    camera = "export --model resnet18 --weights base.pt --task signs=signs.safetensors -o engines/camera"
     run(["subtune-deploy", *camera.split()], folder)
     return folder
 

@@ -27,7 +27,6 @@ from subtune_deploy.pictures import load_picture
 from subtune_deploy.records import to_plain, to_record
 from subtune_deploy.runtime import Bundle, engine_files, load_engine, softmax
 
-IMPORT_SECONDS = 0.2
 DOCUMENT = Path(__file__).parents[1] / "docs" / "runtime.md"
 
 
@@ -98,11 +97,19 @@ assert len(Bundle.open({str(bundle.path)!r}).top([{str(photographs[0])!r}])) == 
     assert imports(code, {"torch", "click", "rich", "onnx", "safetensors"}) == []
 
 
-def test_importing_the_runtime_takes_a_fifth_of_a_second_at_most() -> None:
-    code = "from time import process_time as now; a = now(); import subtune_deploy.runtime; print(now() - a)"
-    command = [sys.executable, "-c", code]
-    taken = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(5)]
-    assert min(taken) < IMPORT_SECONDS  # of the CPU: nothing waits here, and other programs' work is not ours
+def test_the_runtime_needs_nothing_but_numpy_to_be_imported() -> None:
+    """benchmarks/import_time.py says how long that takes."""
+    code = "import sys, subtune_deploy.runtime; print(*{name.partition('.')[0] for name in sys.modules})"
+    before = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    with_us, without = (
+        set(
+            subprocess.run(
+                [sys.executable, "-c", each], capture_output=True, text=True, check=True
+            ).stdout.split()
+        )
+        for each in (code, before)
+    )
+    assert with_us - without - sys.stdlib_module_names == {"numpy", "subtune_deploy"}
 
 
 # Answers

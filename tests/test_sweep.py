@@ -25,6 +25,14 @@ from subtune_deploy.sweep import Candidate, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 
 KILLS = 20
+PRELOADED = [
+    "subtune_deploy.sweep",
+    "subtune_deploy.models",
+    "onnxruntime",
+    "torch.onnx.ops",
+    "onnxscript.optimizer",
+]
+"""What the killed processes would each import first, for seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +269,7 @@ def test_killed_at_any_moment_twenty_times_it_ends_as_if_never_interrupted(
 ) -> None:
     run, moments, seen = tmp_path / "run", random.Random(0), []
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "subtune_deploy.sweep", "subtune_deploy.models"])
+    context.set_forkserver_preload(PRELOADED)
 
     def started() -> tuple[Any, Connection]:
         here, there = context.Pipe()
