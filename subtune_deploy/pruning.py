@@ -44,7 +44,8 @@ def fork_size(backbone: Backbone, layers: Sequence[int], versions: Mapping[str, 
     units, macs = _blocks(backbone, layers), flow(backbone, versions).macs
     modules = [_module(backbone, versions, unit) for unit in units]
     parameters = sum(parameter.numel() for module in modules for parameter in module.parameters())
-    return Size(parameters, sum(macs[unit] for unit in units))
+    mine = [node.name for node in backbone.topology.nodes if node.unit in units]
+    return Size(parameters, sum(macs[node] for node in mine))
 
 
 def prune(

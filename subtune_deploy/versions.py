@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -114,7 +114,7 @@ class Call:
 
 @dataclass
 class Flow:
-    """What a run for shapes saw. `shapes` by node, before heads; `macs` of one picture by unit; `calls` by unit;
+    """What a run for shapes saw. `shapes` by node, before heads; `macs` of one picture by node; `calls` by unit;
     `features`: how many each head was given."""
 
     shapes: dict[str, Any] = field(default_factory=dict)
@@ -123,12 +123,18 @@ class Flow:
     features: dict[str, int] = field(default_factory=dict)
 
 
-def flow(backbone: Backbone, versions: Mapping[str, Version]) -> Flow:
+Watch: TypeAlias = Callable[[str], AbstractContextManager[object]]
+"""Of a node that runs for shapes: what it runs within."""
+
+
+def flow(
+    backbone: Backbone, versions: Mapping[str, Version], watch: Watch = lambda node: nullcontext()
+) -> Flow:
     """Run the backbone with `versions` for shapes alone; what heads answer is taken to be as the base's.
 
     Raises ModelError where the layers of `versions` fit neither each other nor what is around them.
     """
-    run = _Run(backbone, versions)
+    run = _Run(backbone, versions, watch)
     try:
         with _shapes_alone():
             run.run(torch.empty(PROBE_BATCHES[0], *backbone.input.shape))
@@ -146,20 +152,20 @@ def flow(backbone: Backbone, versions: Mapping[str, Version]) -> Flow:
 class _Run(Prober):
     """Runs the backbone's graph on fake tensors with other weights in it."""
 
-    def __init__(self, backbone: Backbone, versions: Mapping[str, Version]) -> None:
+    def __init__(self, backbone: Backbone, versions: Mapping[str, Version], watch: Watch) -> None:
         super().__init__(backbone.graph, backbone.model)
-        self.backbone, self.versions, self.flow, self.where = backbone, versions, Flow(), "the input"
+        self.backbone, self.versions, self.watch = backbone, versions, watch
+        self.flow, self.where = Flow(), "the input"
         self.unit_of = {node.name: node.unit for node in backbone.topology.nodes}
         self.unit: str | None = None
 
     def run_node(self, n: fx.Node) -> Any:
         self.unit = self.unit_of[n.name]
         self.where = self.backbone.units[self.unit] if self.unit else n.name
-        result = super().run_node(n)
-        seen = self.seen[n]
-        self.flow.shapes[n.name] = seen.value
-        if self.unit:
-            self.flow.macs[self.unit] = self.flow.macs.get(self.unit, 0) + seen.macs // PROBE_BATCHES[0]
+        with self.watch(n.name):
+            result = super().run_node(n)
+        self.flow.shapes[n.name] = self.seen[n].value
+        self.flow.macs[n.name] = self.seen[n].macs // PROBE_BATCHES[0]
         return result
 
     def fetch_attr(self, target: str) -> Any:

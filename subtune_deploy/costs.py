@@ -1,0 +1,117 @@
+"""What the nodes of a backbone cost, counted by PyTorch on shapes alone: nothing is computed.
+
+counted = count_costs(backbone)
+counted.costs["layer3_5"]                             # Cost(macs=218365952, activations=..., weights=..., launches=...)
+counted.uncounted                                     # {"aten.relu_": 49, ...}: operators without multiply-adds
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from .backbone import Backbone
+from .spec import BASE
+from .tasks import Task
+from .tracing import PROBE_BATCHES
+from .versions import Version, flow, version_of
+from .work import Cost, Costs
+
+NO_KERNEL = {"aten._unsafe_view", "aten.as_strided_", "aten.new_empty"}
+"""Views and allocations that PyTorch does not call so."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """`costs` by node; `uncounted`: operators for which PyTorch's counter knows no multiply-adds, and how many."""
+
+    costs: Mapping[str, Cost]
+    uncounted: Mapping[str, int]
+
+
+def count_costs(backbone: Backbone, versions: Mapping[str, Version] | None = None) -> Counted:
+    """Of every node, with `versions` in the place of the backbone's weights. Raises ModelError where they do not fit.
+
+    The head of a task is counted by its weights.
+    """
+    versions, watches = versions or {}, dict[str, _Watch]()
+    seen = flow(backbone, versions, lambda node: watches.setdefault(node, _Watch()))
+    weights = _weights(backbone, versions)
+    costs = {
+        node: Cost(seen.macs[node], watch.elements // PROBE_BATCHES[0], weights.get(node, 0), watch.launches)
+        for node, watch in watches.items()
+    }
+    heads = {node.name: node.unit for node in backbone.topology.nodes if node.unit in backbone.heads}
+    costs |= {node: _head(backbone, versions, unit, costs[node]) for node, unit in heads.items() if unit}
+    return Counted(costs, dict(sum((watch.uncounted for watch in watches.values()), Counter[str]())))
+
+
+def task_costs(backbone: Backbone, tasks: Sequence[Task]) -> Costs:
+    """Those of the base and, at the nodes that they own, of `tasks`: what `plan_works` takes."""
+    units = {node.name: node.unit for node in backbone.topology.nodes}
+    found: dict[str, Mapping[str, Cost]] = {BASE: count_costs(backbone).costs}
+    for task in tasks:
+        mine = count_costs(backbone, task.versions).costs
+        found[task.name] = {node: cost for node, cost in mine.items() if units[node] in task.versions}
+    return found
+
+
+def _weights(backbone: Backbone, versions: Mapping[str, Version]) -> dict[str, int]:
+    """Elements by node; a unit that several nodes use is loaded for each."""
+    sizes = {unit: _elements(version_of(backbone, versions, unit)) for unit in backbone.units}
+    return {node.name: sizes[node.unit] for node in backbone.topology.nodes if node.unit}
+
+
+def _elements(version: Version) -> int:
+    tensors = version.state_dict().values() if isinstance(version, nn.Module) else (version,)
+    return sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
+
+
+def _head(backbone: Backbone, versions: Mapping[str, Version], unit: str, cost: Cost) -> Cost:
+    """Classifiers multiply by each of their weights as often as the base's does."""
+    own, base = (_elements(version_of(backbone, each, unit)) for each in (versions, {}))
+    return Cost(cost.macs * own // base, cost.activations, own, cost.launches)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what is launched, and what it reads and writes that is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements, self.launches, self.uncounted = 0, 0, Counter[str]()
+        self.turned: dict[int, Tensor] = {}  # views of weights, held so that their ids are not given again
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        moved = [
+            *filter(self._flows, given),
+            *(each for each in tree_leaves(result) if isinstance(each, Tensor)),
+        ]
+        if func.is_view and not any(map(self._flows, given)):
+            self.turned |= {id(each): each for each in tree_leaves(result)}
+        elif given and _has_kernel(func):
+            self.launches += 1
+            self.elements += sum(each.numel() for each in moved)
+            if func.overloadpacket not in flop_registry:
+                self.uncounted[str(func.overloadpacket)] += 1
+        return result
+
+    def _flows(self, tensor: Tensor) -> bool:
+        """Weights are real tensors, or views of these."""
+        return isinstance(tensor, FakeTensor) and id(tensor) not in self.turned
+
+
+def _has_kernel(func: Any) -> bool:
+    """Views and allocations start none."""
+    return func.namespace == "aten" and not func.is_view and str(func.overloadpacket) not in NO_KERNEL

@@ -1,0 +1,106 @@
+"""What blocks cost, against counts made by hand and by others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import backbone, random_tasks
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from subtune_deploy.backbone import trace
+from subtune_deploy.costs import count_costs, task_costs
+from subtune_deploy.models import Model, load_model
+from subtune_deploy.multitask import lower
+from subtune_deploy.plan import make_plan
+from subtune_deploy.spec import BASE, InputSpec, Pruning
+from subtune_deploy.tasks import candidate_task, owners
+from subtune_deploy.tracing import example, plain_attention
+from subtune_deploy.work import Cost, plan_works
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.conv(x))
+
+
+class Two(nn.Module):
+    """Two blocks of which everything can be counted by hand, on pictures of 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(3 * 64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(x).flatten(1))
+
+
+def test_by_hand() -> None:
+    """A block: 9 x 3 x 3 products at 64 places; it reads 192 values and writes 192, the ReLU once more."""
+    two = trace(Model("two", Two().eval(), InputSpec((3, 8, 8)), (), "random"), r"layers\.\d")
+    counted = count_costs(two)
+    block, head = counted.costs["layers_0"], counted.costs["head"]
+    assert block == Cost(macs=9 * 9 * 64, activations=4 * 192, weights=9 * 9 + 3, launches=2)
+    assert head == Cost(
+        macs=192 * 5, activations=192 + 5, weights=193 * 5, launches=1
+    )  # its weights are no activations
+    assert counted.costs["flatten"].launches == 0  # a view
+    assert counted.uncounted == {"aten.relu": 2}
+
+
+TOPOLOGIES = ("chain", "dense", "branching", "listing", "tokens")
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("merge", ["always", "never"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plan_multiplies_as_often_as_its_lowered_graph_does(topology: str, merge: str, seed: int) -> None:
+    """PyTorch's counter on the module that is exported, whatever the forks, is the sum over the plan."""
+    network = backbone(topology)
+    tasks = [task for task in random_tasks(network, seed) if not task.siamese]
+    plan = make_plan(network.topology, owners(tasks), merge=merge)  # type: ignore[arg-type]
+    works = plan_works(network.topology, plan, task_costs(network, tasks))
+    module = lower(network, tasks, plan)
+    with FlopCounterMode(display=False) as counter, plain_attention(), torch.no_grad():
+        module(example(network.input.shape, 2))
+    assert sum(work.macs for work in works) == counter.get_total_flops() // 2 // 2  # FLOP, pictures
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "vit_b_16", "swin_t"])
+def test_real_networks(name: str) -> None:
+    network = trace(load_model(name))
+    counted = count_costs(network)
+    total = sum(counted.costs.values(), Cost())
+    assert total.macs == network.macs
+    statistics = sum(b.numel() for n, b in network.model.named_buffers() if "running" in n)
+    assert network.parameters <= total.weights <= network.parameters + statistics
+    assert all(
+        counted.costs[node.name].launches
+        for node in network.topology.nodes
+        if node.unit and node.op == "call_module"
+    )
+    assert total.activations < 40 * total.launches * 10**6  # no weight was taken for an activation
+    known = {
+        "resnet18": "aten.relu_",
+        "efficientnet_b0": "aten.silu_",
+        "vit_b_16": "aten.gelu",
+        "swin_t": "aten.roll",
+    }
+    assert counted.uncounted[known[name]] > 0
+    assert not {"aten.convolution", "aten.addmm", "aten.bmm", "aten.view"} & set(counted.uncounted)
+
+
+def test_a_thinner_fork_and_a_head_of_other_classes_cost_what_they_weigh() -> None:
+    network = backbone()
+    thin = candidate_task(network, "thin", (2,), seed=1, classes=10, prune=Pruning(0.5, round_to=1))
+    costs = task_costs(network, [thin])
+    assert set(costs["thin"]) == {"blocks_1", "head"}
+    base, mine = costs[BASE]["blocks_1"], costs["thin"]["blocks_1"]
+    assert (mine.macs, mine.weights, mine.activations) < (base.macs, base.weights, base.activations)
+    assert mine.launches == base.launches
+    assert costs["thin"]["head"].macs == 2 * costs[BASE]["head"].macs  # 10 classes for 5

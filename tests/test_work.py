@@ -1,0 +1,102 @@
+"""What a plan asks of a machine, worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_plan import BLOCKS, chain, fork
+
+from subtune_deploy.plan import make_plan
+from subtune_deploy.spec import BASE
+from subtune_deploy.work import Cost, Costs, Use, Work, layers_of, plan_works
+
+BLOCK = Cost(macs=100, activations=20, weights=7, launches=3)
+POOL = Cost(activations=4, launches=1)
+HEAD = Cost(macs=10, activations=2, weights=5, launches=1)
+COSTS: Costs = {
+    BASE: {"x": Cost(), **{f"b{i}": BLOCK for i in range(1, BLOCKS + 1)}, "pool": POOL, "head": HEAD}
+}
+
+
+def works(forks: dict, costs: Costs = COSTS, **options: object) -> dict[str, Work]:
+    plan = make_plan(chain(), forks, **options)  # type: ignore[arg-type]
+    return {work.unit: work for work in plan_works(chain(), plan, costs)}
+
+
+def test_a_layer_goes_from_one_units_weights_to_the_next_ones() -> None:
+    layers = layers_of(chain())
+    assert (layers["x"], layers["b1"], layers["pool"], layers["head"]) == (
+        "input",
+        "block1",
+        "block6",
+        "head",
+    )
+
+
+def test_alone_each_layer_is_paid_once() -> None:
+    found = works({})
+    assert found["block1"].uses == (Use(BLOCK, 1, 1, 1),)
+    assert found["block6"].uses == (Use(BLOCK + POOL, 1, 1, 1),)
+    assert sum(each.macs for each in found.values()) == 6 * 100 + 10
+    assert found["input"].uses == ()
+
+
+def test_two_tasks_forked_at_3_and_4() -> None:
+    """Prefix once; the fork three times, weights and launches too; the suffix's arithmetic alone three times."""
+    found = works({**fork("birds", 3, 4), **fork("signs", 3, 4)})
+    assert found["block2"].uses == (Use(BLOCK, 1, 1, 1),)
+    assert found["block3"].uses == found["block4"].uses == (Use(BLOCK, 3, 3, 3),)
+    assert found["block5"].uses == (Use(BLOCK, 3, 1, 1),)
+    five = found["block5"]
+    assert (five.macs, five.activations, five.weights, five.launches, five.streams) == (300, 60, 7, 3, 3)
+    four = found["block4"]
+    assert (four.macs, four.activations, four.weights, four.launches) == (300, 60, 21, 9)
+    assert found["head"].uses == (Use(HEAD, 3, 3, 3),)
+
+
+def test_a_suffix_that_is_not_merged_loads_its_weights_for_each_stream() -> None:
+    five = works(fork("birds", 3), merge="never")["block5"]
+    assert (five.macs, five.weights, five.launches, five.streams) == (200, 14, 6, 2)
+
+
+def test_grouped_blocks_load_all_weights_in_one_launch() -> None:
+    four = works({**fork("birds", 4), **fork("signs", 4)}, grouped=["block4"])["block4"]
+    assert four.uses == (Use(BLOCK, 3, 3, 1),)
+    assert (four.macs, four.weights, four.launches) == (300, 21, 3)
+
+
+def test_a_thinner_version_costs_what_it_costs() -> None:
+    thin = Cost(macs=30, activations=10, weights=2, launches=3)
+    found = works(fork("birds", 4), {**COSTS, "birds": {"b4": thin}})
+    assert set(found["block4"].uses) == {Use(BLOCK, 1, 1, 1), Use(thin, 1, 1, 1)}
+    assert (found["block4"].macs, found["block4"].weights, found["block4"].streams) == (130, 9, 1)
+    assert found["block5"].uses == (Use(BLOCK, 2, 1, 1),)
+
+
+@given(st.lists(st.sets(st.integers(1, BLOCKS), min_size=1), min_size=1, max_size=4))
+def test_arithmetic_grows_with_streams_and_weights_with_versions(forks: list[set[int]]) -> None:
+    """A task more costs something; it never makes another one cheaper."""
+    tasks: dict = {}
+    before = works({})
+    for number, blocks in enumerate(forks):
+        tasks |= fork(f"t{number}", *blocks)
+        now = works(tasks)
+        for unit, work in now.items():
+            assert work.macs >= before[unit].macs
+            assert work.weights >= before[unit].weights
+        assert now["head"].macs == (number + 2) * HEAD.macs
+        before = now
+    prefix = min(map(min, forks))
+    assert all(before[f"block{i}"].streams == 1 for i in range(1, prefix))
+    assert before[f"block{prefix}"].weights > BLOCK.weights
+
+
+def test_costs_add_up() -> None:
+    assert Cost(100, 24, 7, 4) == BLOCK + POOL
+    assert sum((BLOCK, POOL), Cost()) == BLOCK + POOL
+
+
+@pytest.mark.parametrize("name", ["macs", "activations", "weights", "launches", "streams"])
+def test_a_layer_without_nodes_costs_nothing(name: str) -> None:
+    assert getattr(Work("input", ()), name) == 0
