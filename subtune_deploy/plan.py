@@ -74,6 +74,12 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
+def candidate_owners(topology: Topology, forks: Iterable[Iterable[int]]) -> dict[str, dict[str, str]]:
+    """For `make_plan`: tasks task1, task2, ..., each with weights of its own in its fork's blocks and in the heads."""
+    units = [([f"block{layer}" for layer in fork], f"task{n}") for n, fork in enumerate(forks, start=1)]
+    return {name: dict.fromkeys((*blocks, *topology.heads), name) for blocks, name in units}
+
+
 def make_plan(
     topology: Topology,
     owners: Owners,

@@ -9,10 +9,11 @@ from pure data, as the plan is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from .plan import Plan, Step
 from .spec import BASE
@@ -44,9 +45,10 @@ Costs: TypeAlias = Mapping[str, Mapping[str, Cost]]
 
 @dataclass(frozen=True)
 class Use:
-    """One cost, and how often it is paid: pictures of `streams` streams go through `versions` sets of weights, in
-    `runs` executions. Both are equal but where versions run as one grouped operator."""
+    """What a node costs, and how often that is paid: pictures of `streams` streams go through `versions` sets of
+    weights, in `runs` executions. The last two are equal but where versions run as one grouped operator."""
 
+    node: str
     cost: Cost
     streams: int
     versions: int
@@ -83,7 +85,10 @@ class Work:
     @property
     def streams(self) -> int:
         """How many histories of activations the layer has."""
-        return max((use.streams for use in self.uses), default=0)
+        nodes = Counter[str]()
+        for use in self.uses:
+            nodes[use.node] += use.streams
+        return max(nodes.values(), default=0)
 
 
 def layers_of(topology: Topology) -> dict[str, str]:
@@ -97,36 +102,27 @@ def layers_of(topology: Topology) -> dict[str, str]:
 
 
 def plan_works(topology: Topology, plan: Plan, costs: Costs) -> tuple[Work, ...]:
-    """What `plan` does, by layer in execution order; equal costs of one node are told together."""
+    """What `plan` does, by layer in execution order; versions that cost the same at a node are told together."""
     layers = layers_of(topology)
-    paid: dict[str, list[list[_Paid]]] = {unit: [] for unit in layers.values()}
+    uses: dict[str, list[Use]] = {unit: [] for unit in layers.values()}
     for node, steps in groupby(plan.steps, lambda step: step.node):
-        paid[layers[node]].append(
-            [_Paid(_cost(costs, v, node), v, step) for step in steps for v in step.versions]
+        uses[layers[node]] += _uses(node, list(steps), costs)
+    return tuple(Work(unit, tuple(found)) for unit, found in uses.items())
+
+
+def _uses(node: str, steps: Sequence[Step], costs: Costs) -> list[Use]:
+    paid: dict[Cost, list[Step]] = {}
+    for step in steps:
+        for version in step.versions:
+            paid.setdefault(costs.get(version, {}).get(node, costs[BASE][node]), []).append(step)
+    return [
+        Use(
+            node,
+            cost,
+            streams=sum(len(step.streams) // len(step.versions) for step in mine),
+            versions=len(mine),
+            runs=len(dict.fromkeys(mine)),
         )
-    return tuple(Work(unit, tuple(_uses(nodes))) for unit, nodes in paid.items() if nodes)
-
-
-class _Paid(NamedTuple):
-    """A cost, for whose weights, and the execution."""
-
-    cost: Cost
-    version: str
-    step: Step
-
-
-def _cost(costs: Costs, version: str, node: str) -> Cost:
-    return costs.get(version, {}).get(node, costs[BASE][node])
-
-
-def _uses(nodes: Sequence[Sequence[_Paid]]) -> list[Use]:
-    """Nodes that are paid alike are told together."""
-    found: dict[tuple[Any, ...], Cost] = {}
-    for paid in nodes:
-        for cost in dict.fromkeys(each.cost for each in paid):
-            mine = [each for each in paid if each.cost == cost]
-            streams = sum(len(each.step.streams) // len(each.step.versions) for each in mine)
-            runs = len({each.step.streams for each in mine})
-            key = streams, len(mine), runs, tuple(each.version for each in mine)
-            found[key] = found.get(key, NOTHING) + cost
-    return [Use(cost, *key[:3]) for key, cost in found.items() if cost != NOTHING]
+        for cost, mine in paid.items()
+        if cost != NOTHING
+    ]

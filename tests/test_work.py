@@ -36,8 +36,8 @@ def test_a_layer_goes_from_one_units_weights_to_the_next_ones() -> None:
 
 def test_alone_each_layer_is_paid_once() -> None:
     found = works({})
-    assert found["block1"].uses == (Use(BLOCK, 1, 1, 1),)
-    assert found["block6"].uses == (Use(BLOCK + POOL, 1, 1, 1),)
+    assert found["block1"].uses == (Use("b1", BLOCK, 1, 1, 1),)
+    assert found["block6"].uses == (Use("b6", BLOCK, 1, 1, 1), Use("pool", POOL, 1, 1, 1))
     assert sum(each.macs for each in found.values()) == 6 * 100 + 10
     assert found["input"].uses == ()
 
@@ -45,14 +45,15 @@ def test_alone_each_layer_is_paid_once() -> None:
 def test_two_tasks_forked_at_3_and_4() -> None:
     """Prefix once; the fork three times, weights and launches too; the suffix's arithmetic alone three times."""
     found = works({**fork("birds", 3, 4), **fork("signs", 3, 4)})
-    assert found["block2"].uses == (Use(BLOCK, 1, 1, 1),)
-    assert found["block3"].uses == found["block4"].uses == (Use(BLOCK, 3, 3, 3),)
-    assert found["block5"].uses == (Use(BLOCK, 3, 1, 1),)
+    assert found["block2"].uses == (Use("b2", BLOCK, 1, 1, 1),)
+    assert found["block3"].uses == (Use("b3", BLOCK, 3, 3, 3),)
+    assert found["block4"].uses == (Use("b4", BLOCK, 3, 3, 3),)
+    assert found["block5"].uses == (Use("b5", BLOCK, 3, 1, 1),)
     five = found["block5"]
     assert (five.macs, five.activations, five.weights, five.launches, five.streams) == (300, 60, 7, 3, 3)
     four = found["block4"]
     assert (four.macs, four.activations, four.weights, four.launches) == (300, 60, 21, 9)
-    assert found["head"].uses == (Use(HEAD, 3, 3, 3),)
+    assert found["head"].uses == (Use("head", HEAD, 3, 3, 3),)
 
 
 def test_a_suffix_that_is_not_merged_loads_its_weights_for_each_stream() -> None:
@@ -62,16 +63,16 @@ def test_a_suffix_that_is_not_merged_loads_its_weights_for_each_stream() -> None
 
 def test_grouped_blocks_load_all_weights_in_one_launch() -> None:
     four = works({**fork("birds", 4), **fork("signs", 4)}, grouped=["block4"])["block4"]
-    assert four.uses == (Use(BLOCK, 3, 3, 1),)
+    assert four.uses == (Use("b4", BLOCK, 3, 3, 1),)
     assert (four.macs, four.weights, four.launches) == (300, 21, 3)
 
 
 def test_a_thinner_version_costs_what_it_costs() -> None:
     thin = Cost(macs=30, activations=10, weights=2, launches=3)
     found = works(fork("birds", 4), {**COSTS, "birds": {"b4": thin}})
-    assert set(found["block4"].uses) == {Use(BLOCK, 1, 1, 1), Use(thin, 1, 1, 1)}
-    assert (found["block4"].macs, found["block4"].weights, found["block4"].streams) == (130, 9, 1)
-    assert found["block5"].uses == (Use(BLOCK, 2, 1, 1),)
+    assert set(found["block4"].uses) == {Use("b4", BLOCK, 1, 1, 1), Use("b4", thin, 1, 1, 1)}
+    assert (found["block4"].macs, found["block4"].weights, found["block4"].streams) == (130, 9, 2)
+    assert found["block5"].uses == (Use("b5", BLOCK, 2, 1, 1),)
 
 
 @given(st.lists(st.sets(st.integers(1, BLOCKS), min_size=1), min_size=1, max_size=4))
