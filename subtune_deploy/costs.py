@@ -19,11 +19,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from .backbone import Backbone
-from .spec import BASE
+from .plan import candidate_owners, make_plan
+from .pruning import prune as thinned
+from .spec import BASE, Pruning
 from .tasks import Task
 from .tracing import PROBE_BATCHES
 from .versions import Version, flow, version_of
-from .work import Cost, Costs
+from .work import Cost, Costs, Work, plan_works
 
 NO_KERNEL = {"aten._unsafe_view", "aten.as_strided_", "aten.new_empty"}
 """Views and allocations that PyTorch does not call so."""
@@ -62,6 +64,26 @@ def task_costs(backbone: Backbone, tasks: Sequence[Task]) -> Costs:
         mine = count_costs(backbone, task.versions).costs
         found[task.name] = {node: cost for node, cost in mine.items() if units[node] in task.versions}
     return found
+
+
+def candidate_works(
+    backbone: Backbone,
+    forks: Sequence[Sequence[int]],
+    prune: Pruning | None = None,
+    base: Counted | None = None,
+) -> tuple[Work, ...]:
+    """What a graph with a candidate task for each of `forks` does, all thinned alike; without forks, the backbone.
+
+    `base`: the backbone's costs, where they are known. Raises what `prune` does.
+    """
+    costs = {BASE: (base or count_costs(backbone)).costs}
+    owners = candidate_owners(backbone.topology, forks)
+    for name, fork in zip(owners, forks, strict=True) if prune else ():
+        thin = count_costs(backbone, thinned(backbone, fork, prune)).costs if prune else {}
+        costs[name] = {
+            node.name: thin[node.name] for node in backbone.topology.nodes if node.unit in owners[name]
+        }
+    return plan_works(backbone.topology, make_plan(backbone.topology, owners), costs)
 
 
 def _weights(backbone: Backbone, versions: Mapping[str, Version]) -> dict[str, int]:

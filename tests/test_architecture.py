@@ -16,7 +16,7 @@ ORDER = (  # noqa: SIM905
     "probing backbone attention widths heads versions channels prunable pruning diff tasks plan work costs layouts "
     "grouped multitask folding export backends targets cost_model calibrated stats environment memory conditions "
     "measure calibration bias_correction quantization precision manifest bundle parity references runtime footprint "
-    "results result_tables timing proof compiling pack sources build archive signing triton graft ship "
+    "results result_tables fitting timing proof compiling pack sources build archive signing triton graft ship "
     "run_folder sweep data executors tuning demo_tables demo cli"
 ).split()
 
@@ -24,7 +24,7 @@ TORCH_FREE = (  # noqa: SIM905
     "errors spec records staging lines tensorfile pictures topology plan work backends targets cost_model calibrated "
     "stats environment "
     "memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
-    "runtime footprint results result_tables timing proof compiling pack archive signing triton run_folder"
+    "runtime footprint results result_tables fitting timing proof compiling pack archive signing triton run_folder"
 ).split()
 
 TUNING = (  # noqa: SIM905

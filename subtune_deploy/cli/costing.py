@@ -1,0 +1,212 @@
+"""Commands that predict: cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError, LayersError
+from ..spec import format_layers
+from .common import (
+    json_option,
+    messages,
+    network_options,
+    print_json,
+    print_table,
+    prune_candidate_options,
+    read_backbone,
+    read_layers,
+    read_pruning,
+)
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
+    from ..results import Result
+    from ..work import Work
+
+Works = Sequence["Work"]
+
+
+@click.command()
+@network_options
+@click.option("--layers", required=True, metavar="LAYERS", help="The fork, as in 13-14 or 2,14.")
+@click.option(
+    "--tasks", type=click.IntRange(1, 256), default=1, show_default=True, help="So many on --layers."
+)
+@prune_candidate_options
+@click.option(
+    "--target", metavar="NAME", help="A recipe with datasheet numbers: what the paper's model makes of them."
+)
+@click.option(
+    "--run", type=click.Path(path_type=Path), metavar="RUN", help="A sweep of this model: fit to some of it."
+)
+@click.option(
+    "--measurements",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Of --run that are fitted, at most.",
+)
+@json_option
+def cost(
+    layers: str,
+    tasks: int,
+    target: str | None,
+    run: Path | None,
+    measurements: int,
+    as_json: bool,
+    **network: Any,
+) -> None:
+    """What a fork asks of a machine, and what models of latency make of it.
+
+    Nothing is built or timed. With --run, the most telling measurements of a sweep are fitted, and the model is held
+    against those that are left.
+    """
+    from ..costs import candidate_works, count_costs
+
+    prune = read_pruning(network)
+    backbone = read_backbone(**network)
+    fork, counted = read_layers(layers, backbone), count_costs(backbone)
+    works = candidate_works(backbone, [fork] * tasks, prune, counted)
+    base = candidate_works(backbone, [], base=counted)
+    found: dict[str, Any] = {"model": backbone.name, "layers": list(fork), "tasks": tasks}
+    found["predicted"] = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
+    if target:
+        found["predicted"] |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
+    if run:
+        found |= _from_run(run, backbone, base, works, measurements, found["predicted"])
+    found["uncounted"] = dict(counted.uncounted)
+    if as_json:
+        print_json(found | {"works": [_row(work) for work in works]})
+    else:
+        _print(found, base, works)
+
+
+def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -> dict[str, Any]:
+    """Ratios by peak rates: the overlap for this plan and, for one whole task on consecutive blocks, as printed."""
+    from ..cost_model import machine_of, paper_added, plan_times, total
+    from ..targets import load_target
+
+    machine = machine_of(load_target(name))
+    alone = plan_times(base, machine)
+    found = {f"plan, {name}": {"ratio": total(plan_times(works, machine)) / total(alone)}}
+    if fork and len(fork) == fork[-1] - fork[0] + 1:
+        units = [each.unit for each in alone]
+        compute, loads = [each.compute for each in alone], [0.0, *(each.load for each in alone[:-1])]
+        places = [units.index(f"block{layer}") + 1 for layer in (fork[0], fork[-1])]
+        found[f"paper, {name}"] = {"ratio": 1 + paper_added(compute, loads, places[0], places[1])}
+    return found
+
+
+def _from_run(
+    run: Path, backbone: Backbone, base: Works, works: Works, count: int, predicted: dict[str, Any]
+) -> dict[str, Any]:
+    """The fitted ratio, into `predicted`; how the fit does on the results that it did not see."""
+    from ..costs import candidate_works, count_costs
+    from ..fitting import fit_results, score_fit, score_macs
+
+    results, counted = _results(run, backbone), count_costs(backbone)
+    graphs = [candidate_works(backbone, tuple(each.forks.values()), each.prune, counted) for each in results]
+    fit = fit_results(base, graphs, results, min(count, len(results) - 1))
+    predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(fit.model.predict(works))
+    return {
+        "fitted": [_told(results[index]) for index in fit.learnt],
+        "held_out": {
+            "calibrated": dataclasses.asdict(score_fit(fit, graphs, results)),
+            "multiply-adds": dataclasses.asdict(score_macs(fit, base, graphs, results)),
+        },
+    }
+
+
+def _results(run: Path, backbone: Backbone) -> list[Result]:
+    """Results of this backbone on one target, as candidates are built. Raises InputError."""
+    from ..results import check_comparable, read_results
+
+    found = list(read_results(run))
+    other = next((each for each in found if each.model != backbone.name), None)
+    if other or not found:
+        what = f"is of {other.model}, not of {backbone.name}" if other else "has no result"
+        raise InputError(f"{run} {what}", f"give a sweep of {backbone.name}")
+    if len(names := sorted({each.target for each in found})) > 1:
+        raise InputError(f"{run} has several targets: {', '.join(names)}", "give a run of one target")
+    check_comparable(found)
+    try:
+        for each in found:
+            _check_layers(each, backbone)
+    except LayersError as error:
+        raise InputError(f"{run}: {error.message}", error.hint) from error
+    return found
+
+
+def _check_layers(result: Result, backbone: Backbone) -> None:
+    if tuple(result.input_shape) != backbone.input.shape:
+        size = "x".join(map(str, result.input_shape))
+        raise LayersError(f"fork {result.fork} was measured on input {size}", f"give --input-size {size}")
+    read_layers(format_layers(result.layers), backbone)
+
+
+def _told(result: Result) -> str:
+    return f"{result.fork} x{result.tasks}"
+
+
+def _macs(works: Works) -> int:
+    return sum(work.macs for work in works)
+
+
+def _row(work: Work) -> dict[str, Any]:
+    names = ("unit", "streams", "macs", "activations", "weights", "launches")
+    return {name: getattr(work, name) for name in names}
+
+
+def _print(found: Mapping[str, Any], base: Works, works: Works) -> None:
+    columns = ("layer", "streams", "MACs", "activations", "weights", "launches")
+    rows = [tuple(_row(work).values()) for work in works if work.uses]
+    sums = [("in all", "", *_sums(works)), ("base alone", "", *_sums(base))]
+    print_table(columns, ([_grouped(cell) for cell in row] for row in (*rows, *sums)))
+    click.echo()
+    print_table(("model", "times the base"), _predictions(found["predicted"]))
+    for name, held_out in found.get("held_out", {}).items():
+        click.echo(f"{name}: {_scored(held_out)}")
+    messages.print(
+        f"elements, not bytes; operators for which no multiply-adds are counted: {_list(found['uncounted'])}"
+    )
+    if any("," in name and not name.startswith("calibrated") for name in found["predicted"]):
+        messages.print(
+            "plan and paper take peak rates from a datasheet: nothing of this was run on that device"
+        )
+    if "fitted" in found:
+        messages.print(f"fitted to {', '.join(found['fitted'])}")
+
+
+def _sums(works: Works) -> Iterator[int]:
+    for name in ("macs", "activations", "weights", "launches"):
+        yield sum(getattr(work, name) for work in works)
+
+
+def _grouped(cell: object) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def _predictions(predicted: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
+    for name, each in predicted.items():
+        doubt = f" ± {1.96 * each['deviation']:.3f}" if "deviation" in each else ""
+        yield name, f"{each['ratio']:.3f}{doubt}"
+
+
+def _scored(score: Mapping[str, Any]) -> str:
+    """Of a Score as a mapping."""
+    return (
+        f"on {score['count']} measurements that were held out, {score['total']:.1%} off on average, added latency "
+        f"{score['added']:.1%} in the median, rank correlation {score['rank']:.3f}"
+    )
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name.removeprefix('aten.')}" for name, count in counts.items()) or "none"
+
+
+COMMANDS = (cost,)

@@ -1,0 +1,79 @@
+"""The command `cost`, on the kept sweep of ResNet-50 and on bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_cli import cli
+from tiny_results import result
+
+from subtune_deploy.results import append_result
+
+SWEEP = Path(__file__).parents[1] / "benchmarks" / "results" / "resnet50_sweep"
+
+
+def test_a_fork_of_resnet50_by_all_models() -> None:
+    asked = ("--layers", "13-14", "--target", "a100-sxm4-80gb-fp16", "--run", SWEEP)
+    document = cli("cost", *asked, "--json").document
+    predicted = {name: each["ratio"] for name, each in document["predicted"].items()}
+    assert set(predicted) == {
+        "multiply-adds", "plan, a100-sxm4-80gb-fp16", "paper, a100-sxm4-80gb-fp16", "calibrated, cpu"
+    }  # fmt: skip
+    assert predicted["calibrated, cpu"] == pytest.approx(1.28, abs=0.04)  # measured: 1.28
+    assert predicted["plan, a100-sxm4-80gb-fp16"] < predicted["paper, a100-sxm4-80gb-fp16"]
+    assert document["held_out"]["calibrated"]["count"] == 35
+    assert document["held_out"]["calibrated"]["added"] < document["held_out"]["multiply-adds"]["added"]
+    assert len(document["fitted"]) == 10
+    works = {work["unit"]: work for work in document["works"]}
+    assert (works["block12"]["streams"], works["block13"]["streams"]) == (1, 2)
+    assert works["block14"]["weights"] == 2 * 6_049_792
+    assert works["block15"]["weights"] == 4_468_736
+    shown = cli("cost", *asked)
+    assert shown.status == 0
+    assert shown.row("block15")[1:3] == ["2", "436,731,904"]
+    assert "35 measurements that were held out" in shown.out
+    assert "nothing of this was run on that device" in shown.err
+
+
+def test_many_tasks_scattered_and_thinner_forks_cost_what_they_ask() -> None:
+    def macs(*arguments: str) -> float:
+        ran = cli("cost", "--model", "resnet18", *arguments, "--json")
+        return ran.document["predicted"]["multiply-adds"]["ratio"]
+
+    one, eight = macs("--layers", "7-8"), macs("--layers", "7-8", "--tasks", "8")
+    assert eight - 1 == pytest.approx(8 * (one - 1))
+    assert 1 < macs("--layers", "7-8", "--prune", "0.5") < one
+    assert macs("--layers", "none") < 1.001
+    assert macs("--layers", "2,7") == pytest.approx(
+        macs("--layers", "2")
+    )  # all after 2 runs once more anyway
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    other, two, line = tmp_path / "other.jsonl", tmp_path / "two.jsonl", "not JSON\n{}\n"
+    append_result(other, result(0.2))
+    for target in ("cpu", "openvino-cpu"):
+        append_result(two, result(0.2, target=target))
+    two.write_text(two.read_text().replace('"tiny"', '"resnet18"'))
+    (tmp_path / "broken.jsonl").write_text(line)
+    small = json.loads(two.read_text().splitlines()[0])
+    (tmp_path / "small.jsonl").write_text(json.dumps(small | {"input_shape": [3, 64, 64]}) + "\n")
+    for arguments, says in {
+        ("--layers", "7-8", "--run", str(other)): "is of tiny, not of resnet18",
+        ("--layers", "7-8", "--run", str(two)): "several targets: cpu, openvino-cpu",
+        ("--layers", "7-8", "--run", str(tmp_path / "broken.jsonl")): "broken.jsonl",
+        ("--layers", "7-8", "--run", str(tmp_path / "small.jsonl")): "measured on input 3x64x64",
+        ("--layers", "7-8", "--run", str(tmp_path / "none")): "holds no results",
+        ("--layers", "7-8", "--target", "cpu"): "no datasheet number",
+        ("--layers", "7-8", "--target", "abacus"): "abacus",
+        ("--layers", "9"): "9",
+        ("--layers", "7-8", "--measurements", "0"): "0",
+        ("--layers", "7-8", "--prune", "1"): "1",
+    }.items():
+        ran = cli("cost", "--model", "resnet18", *arguments)
+        assert ran.status == 2, arguments
+        assert says in ran.err, ran.err
+        assert "hint: " in ran.err
+        assert "Traceback" not in ran.err
