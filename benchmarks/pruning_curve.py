@@ -45,7 +45,7 @@ RATIOS = tuple(n / 10 for n in range(1, 10))
 WAYS = {(14, 15, 16): (("local", "global"), ("l1", "l2")), (9, 10, 11): (("local",), ("l1",))}
 """Scopes and norms by fork."""
 SMALL, LARGE = (3, 64, 64), (3, 224, 224)
-TRAIN, TEST, SEEDS = 1000, 1000, (0, 1, 2)
+TRAIN, TEST, SEEDS = 500, 1000, (0, 1, 2)
 CONFIG = TrainConfig(epochs=8, batch_size=32)
 
 Timed = dict[str, dict[str, Result]]
