@@ -38,6 +38,7 @@ PUBLIC = {
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "multitask": ["lower"],
+    "pareto": ["Point", "choose", "dominates", "front", "knee", "open_rivals"],
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
     "plan": ["Plan", "Step", "candidate_owners", "make_plan"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
@@ -68,6 +69,7 @@ PUBLIC = {
         "task_state",
         "tuned_blocks",
     ],
+    "tradeoff": ["draw_tradeoff", "join", "latencies", "told"],
     "work": ["Cost", "Use", "Work", "layers_of", "plan_works"],
 }
 

@@ -58,7 +58,9 @@ def test_the_readme_shows_the_main_commands() -> None:
         "verify",
         "sweep",
         "results",
+        "cost",
         "profile",
+        "pareto",
         "tune",
         "run",
         "ship",
@@ -78,10 +80,12 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert re.search(r"[+-]\d+\.\d%", timing)
     (profiled,) = [text for command, text in printed.items() if " profile " in command]
     assert "best: " in profiled
+    (choice,) = [text for command, text in printed.items() if " pareto " in command]
+    assert "chosen: 7, accuracy " in choice  # the one fork that was both trained and timed
     (swept,) = [text for command, text in printed.items() if " sweep " in command]
     (table,) = [text for command, text in printed.items() if " results " in command]
     (compared,) = [text for command, text in printed.items() if " --compare " in command]
-    for fork in ("7-8", "2,7"):
+    for fork in ("7", "2,8"):
         assert fork in swept
         assert fork in table
         assert re.search(rf"{fork}.* no difference shown", compared)

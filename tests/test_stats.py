@@ -137,13 +137,18 @@ def test_medians_are_of_equal_runs_one_after_the_other() -> None:
         medians([1.0] * 7, 3)
 
 
-@pytest.mark.parametrize("count", [10, 20, 100])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 10, 11, 30])
 def test_the_interval_of_a_mean_is_students(count: int) -> None:
     values = np.random.default_rng(count).normal(10, 1, count)
     low, high = scipy_stats.t.interval(0.95, count - 1, loc=values.mean(), scale=scipy_stats.sem(values))
     found = mean_interval(values.tolist())
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(high - low, rel=0.003)
+
+
+def test_one_value_has_no_interval() -> None:
+    with pytest.raises(InputError, match="one value has no interval"):
+        mean_interval([0.9])
 
 
 # Two engines: the ratio of neighbours

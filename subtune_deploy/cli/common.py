@@ -203,6 +203,16 @@ def read_backbone(model: str, weights: str, input_size: str | None, pattern: str
         return trace(load_model(model, weights, parse_size(input_size)), pattern)
 
 
+def parse_percent(flag: str, text: str | None) -> float | None:
+    """`"10%"`, as it was given with `flag` -> 0.1. Raises InputError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if match is None:
+        raise InputError(f"{flag} {text!r} is no percentage", f"give it as in {flag} 10%")
+    return float(match[1]) / 100
+
+
 def parse_size(text: str | None) -> tuple[int, int, int] | None:
     """`"3x128x128"` -> (3, 128, 128). Raises InputError."""
     if text is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .common import messages, network_options, parse_span, prune_how_options, read_prunings
+from .common import messages, network_options, parse_percent, parse_span, prune_how_options, read_prunings
 from .studies import Tick, leave, read_study, read_trainings, running, seeds_of, study_options, teller
 from .tuning import data_options, read_fork, training_options
 
@@ -127,7 +126,7 @@ def greedy(
     from ..tuning.maps import draw_greedy
     from ..tuning.tables import greedy_table, greedy_told
 
-    trainings, limit = read_trainings(others), _share(max_added)
+    trainings, limit = read_trainings(others), parse_percent("--max-added", max_added)
     if (latency is None) != (limit is None):
         raise InputError(
             "of --latency and --max-added one was given", "give a sweep's folder and a limit, or neither"
@@ -142,16 +141,6 @@ def greedy(
             say=messages.print,
         )  # fmt: skip
     leave(trainings, found, partial(draw_greedy, found), greedy_table(found), greedy_told(found))
-
-
-def _share(text: str | None) -> float | None:
-    """`"10%"` -> 0.1"""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
-    if match is None:
-        raise InputError(f"added latency {text!r} is no percentage", "give it as in --max-added 10%")
-    return float(match[1]) / 100
 
 
 @click.command()

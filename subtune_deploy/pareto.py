@@ -1,0 +1,122 @@
+"""Accuracy against added latency: which forks no other one beats in both, the knee, and the choice under limits.
+
+    best = front(points)                               # cheapest first
+    choose(points, max_added=0.10).fork                # "13-14"
+
+Dominance is exact, on the values; what intervals leave open is told beside it (`open_rivals`). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import InputError
+from .stats import Interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """One fork: `accuracy` 0..1 and `added` latency relative to the base, each with its 95 % interval.
+
+    `predicted`: the latency comes from a model, it was not measured.
+    """
+
+    fork: str
+    accuracy: Interval
+    added: Interval
+    predicted: bool = False
+
+
+def dominates(one: Point, other: Point) -> bool:
+    """Whether `one` is at least as good in both and better in one."""
+    mine, its = (one.accuracy.value, -one.added.value), (other.accuracy.value, -other.added.value)
+    return mine != its and mine[0] >= its[0] and mine[1] >= its[1]
+
+
+def front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Points that none dominates, cheapest first; equals in both stand there together. Raises InputError (NaN)."""
+    _check(points)
+    found: list[Point] = []
+    for point in sorted(points, key=lambda each: (each.added.value, -each.accuracy.value)):
+        if not found or not dominates(found[-1], point):
+            found.append(point)
+    return tuple(found)
+
+
+def open_rivals(points: Sequence[Point]) -> dict[str, tuple[str, ...]]:
+    """Of dominated forks, those that intervals do not show to be worse, and than which of the front.
+
+    A fork is shown to be worse where one of the front has its whole intervals on the better side of both.
+    """
+    best = front(points)
+    found = {}
+    for point in points:
+        rivals = [each for each in best if dominates(each, point)]
+        if rivals and not any(_surely(each, point) for each in best):
+            found[point.fork] = tuple(each.fork for each in rivals)
+    return found
+
+
+def _surely(one: Point, other: Point) -> bool:
+    return one.accuracy.low >= other.accuracy.high and one.added.high <= other.added.low
+
+
+def knee(best: Sequence[Point]) -> Point | None:
+    """Of a front, the point farthest above the line from its cheapest to its most accurate; None if none is above.
+
+    Both axes are taken from 0 to 1 of the front's range.
+    """
+    if len(best) < 3:
+        return None
+    first, last = best[0], best[-1]
+    width, height = last.added.value - first.added.value, last.accuracy.value - first.accuracy.value
+    if not width or not height:
+        return None
+
+    def above(point: Point) -> float:
+        right = (point.added.value - first.added.value) / width
+        return (point.accuracy.value - first.accuracy.value) / height - right
+
+    found = max(best, key=above)
+    return found if above(found) > 0 else None
+
+
+def choose(
+    points: Sequence[Point], *, max_added: float | None = None, min_accuracy: float | None = None
+) -> Point:
+    """The most accurate fork within `max_added`; the cheapest of at least `min_accuracy`; with both, the most accurate
+    that keeps them; with neither, the knee, or the most accurate where there is none.
+
+    Of equals the cheaper, or the more accurate. Raises InputError, naming the nearest, where none keeps the limits.
+    """
+    best = front(points)
+    if max_added is None and min_accuracy is None:
+        return knee(best) or best[-1]
+    within = [each for each in best if max_added is None or each.added.value <= max_added]
+    if not within:
+        raise InputError(
+            f"no fork adds at most {max_added:.1%}: the cheapest, {best[0].fork}, adds {best[0].added.value:.1%}",
+            "raise --max-added",
+        )
+    kept = [each for each in within if min_accuracy is None or each.accuracy.value >= min_accuracy]
+    if not kept:
+        where = "" if max_added is None else f" within {max_added:.1%} of added latency"
+        raise InputError(
+            f"no fork has an accuracy of {min_accuracy:.1%}{where}: the nearest, {within[-1].fork}, has "
+            f"{within[-1].accuracy.value:.1%}",
+            "lower --min-accuracy" if max_added is None else "lower --min-accuracy, or raise --max-added",
+        )
+    return kept[0] if max_added is None else kept[-1]
+
+
+def _check(points: Sequence[Point]) -> None:
+    if not points:
+        raise InputError("there is no fork to choose from", "give forks with both accuracy and latency")
+    for point in points:
+        for what, each in (("accuracy", point.accuracy), ("added latency", point.added)):
+            if not each.low <= each.value <= each.high:  # NaN too
+                raise InputError(
+                    f"{what} of fork {point.fork} is {each.value}, from {each.low} to {each.high}",
+                    "give a number within its interval",
+                )

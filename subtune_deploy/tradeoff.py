@@ -1,0 +1,151 @@
+"""A profile's accuracies and a sweep's latencies become points; the picture of the two.
+
+profile, results = read_document(Profile, path), latencies(run, profile, tasks=1)
+points, lacking = join(profile, results)               # lacking: forks of the profile that were not timed
+draw_tradeoff(profile, points, Path("pareto.svg"), chosen=choose(points))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import InputError
+from .pareto import Point, front
+from .results import Result, check_comparable, read_results
+from .stats import Interval, mean_interval
+from .tuning.documents import Profile, Row
+from .tuning.drawing import (
+    MARKERS,
+    caption,
+    colour,
+    drawn,
+    in_percent,
+    key,
+    legend_below,
+    stage_names,
+    stages,
+)
+
+NORMAL = 1.96
+"""Standard errors in half a 95 % interval."""
+
+
+def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Result]:
+    """Results of `run` with so many tasks on one target, of the profile's network.
+
+    Raises InputError where there are none, or they are of another model, input or of several targets.
+    """
+    found = [each for each in read_results(run) if each.tasks == tasks and target in (None, each.target)]
+    if not found:
+        on = f" on {target}" if target else ""
+        raise InputError(f"{run} has no result with {tasks} tasks{on}", "sweep with --tasks and --target so")
+    if len(names := sorted({each.target for each in found})) > 1:
+        raise InputError(f"{run} is of several targets: {', '.join(names)}", f"give --target {names[0]}")
+    for each in found:
+        _check_same(each, profile, run)
+    check_comparable(found)
+    return found
+
+
+def _check_same(result: Result, profile: Profile, run: Path) -> None:
+    if result.model != profile.model:
+        raise InputError(
+            f"{run} is of {result.model}, the profile of {profile.model}", "give both of one model"
+        )
+    if result.input_shape != profile.input:
+        sizes = ("x".join(map(str, shape)) for shape in (result.input_shape, profile.input))
+        raise InputError(
+            "{} was measured on input {}, the profile is of {}".format(run, *sizes), "give both of one size"
+        )
+    if result.layers and max(result.layers) > len(profile.blocks):
+        raise InputError(
+            f"{run} has fork {result.fork}, the profile {len(profile.blocks)} blocks",
+            "give both of one block table",
+        )
+
+
+def join(profile: Profile, results: Sequence[Result]) -> tuple[list[Point], tuple[str, ...]]:
+    """Points of the forks that have both, and names of those of the profile that were not timed.
+
+    A Siamese head or blocks begun anew change no latency that a sweep of plain forks could tell: such rows are left
+    out. Raises InputError where no fork has both.
+    """
+    timed = {(each.layers, str(each.prune or "")): each for each in results}
+    rows = [row for row in profile.rows if not row.siamese and row.init == "pretrained" and row.layers]
+    found = [(row, timed.get((row.layers, str(row.prune or "")))) for row in rows]
+    points = [_point(row, result, profile) for row, result in found if result is not None]
+    if not points:
+        raise InputError(
+            "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
+        )
+    return points, tuple(row.fork for row, result in found if result is None)
+
+
+def _point(row: Row, result: Result, profile: Profile) -> Point:
+    added = Interval(result.added, result.ratio.low - 1, result.ratio.high - 1)
+    return Point(row.fork, _accuracy(row, int(profile.data.get("test", 0))), added)
+
+
+def _accuracy(row: Row, pictures: int) -> Interval:
+    """Over several seeds, Student's interval; of one, that of a share of so many test pictures."""
+    if len(row.accuracies) > 1:
+        found = mean_interval(row.accuracies)
+        return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+    share = row.accuracy
+    half = NORMAL * math.sqrt(share * (1 - share) / pictures) if pictures else 1.0
+    return Interval(share, max(0.0, share - half), min(1.0, share + half))
+
+
+def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen: Point | None = None) -> None:
+    """Accuracy by added latency, a fork in the colour of the stage where it begins; the front as a line (figure 7)."""
+    first = {row.fork: row.layers[0] for row in profile.rows if row.layers}
+    place_of = stages(profile.shapes)
+    with drawn(path, size=(5.4, 3.9)) as (figure, ((place,),)):
+        for point in points:
+            stage = place_of[first[point.fork] - 1]
+            place.errorbar(
+                point.added.value, point.accuracy.value,
+                xerr=_arms(point.added), yerr=_arms(point.accuracy), color=colour(stage), marker=MARKERS[0],
+                markersize=4.5, elinewidth=0.6, markerfacecolor="white" if point.predicted else colour(stage),
+            )  # fmt: skip
+        best = front(points)
+        place.plot([p.added.value for p in best], [p.accuracy.value for p in best], color="0.3", zorder=0)
+        for point in best:
+            place.annotate(
+                point.fork,
+                (point.added.value, point.accuracy.value),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        if chosen:
+            place.plot(chosen.added.value, chosen.accuracy.value, "*", color="black", markersize=12, zorder=5)
+        place.set(xlabel="added latency", ylabel="accuracy", title=caption(profile))
+        place.set_xlim(left=0)
+        in_percent(place, "x")
+        in_percent(place)
+        handles = [
+            key(name, colour(i), marker="o", linestyle="")
+            for i, name in enumerate(stage_names(profile.shapes))
+        ]
+        handles.append(key("not dominated", "0.3"))
+        if chosen:
+            handles.append(key(f"chosen: {chosen.fork}", "black", marker="*", markersize=9, linestyle=""))
+        legend_below(figure, handles)
+
+
+def _arms(interval: Interval) -> list[list[float]]:
+    return [[interval.value - interval.low], [interval.high - interval.value]]
+
+
+def told(point: Point) -> tuple[str, str, str]:
+    """Cells of a table: fork, accuracy and added latency with half their intervals."""
+    cells = (_percent(point.accuracy), _percent(point.added, "+"))
+    return point.fork, cells[0], cells[1] + (" (predicted)" if point.predicted else "")
+
+
+def _percent(interval: Interval, sign: str = "") -> str:
+    half = max(interval.high - interval.value, interval.value - interval.low)
+    return f"{100 * interval.value:{sign}.1f} ± {100 * half:.1f} %"

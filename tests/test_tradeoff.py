@@ -1,0 +1,153 @@
+"""From a profile and a sweep to a choice: joined, drawn, and as the command `pareto`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_cli import cli
+from tiny_documents import profile, row
+from tiny_results import result
+
+from subtune_deploy.errors import InputError
+from subtune_deploy.pareto import choose
+from subtune_deploy.results import Result, append_result
+from subtune_deploy.spec import Pruning
+from subtune_deploy.stats import mean_interval
+from subtune_deploy.tradeoff import draw_tradeoff, join, latencies, told
+from subtune_deploy.tuning.documents import write_document
+
+THIN = Pruning(0.5)
+PROFILE = profile(
+    row((), fork="none"),
+    row((1,), (0.80, 0.82, 0.81)),
+    row((2,), (0.90, 0.91, 0.92)),
+    row((3,), (0.95, 0.96, 0.94)),
+    row((4,), (0.93, 0.92, 0.94)),
+    row((3,), (0.99, 0.99, 0.99), fork="3 siamese", siamese=True),
+    row((4,), (0.91, 0.91, 0.90), fork=f"4 {THIN}", prune=THIN),
+    row((3, 4), (0.96, 0.97, 0.95)),
+)
+
+
+def timed(added: float, **other: object) -> Result:
+    return result(added, input_shape=PROFILE.input, **other)
+
+
+RESULTS = [
+    timed(0.50, layers=(1,)),
+    timed(0.40, layers=(2,)),
+    timed(0.20, layers=(3,)),
+    timed(0.10, layers=(4,)),
+    timed(0.06, layers=(4,), prune=THIN),
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    write_document(tmp_path / "profile.json", PROFILE)
+    for each in RESULTS:
+        append_result(tmp_path / "results.jsonl", each)
+    return tmp_path
+
+
+def pareto(files: Path, *arguments: object):
+    return cli(
+        "pareto", "--accuracy", files / "profile.json", "--latency", files / "results.jsonl", *arguments
+    )
+
+
+def test_forks_with_both_are_joined_and_the_others_named() -> None:
+    points, lacking = join(PROFILE, RESULTS)
+    assert [point.fork for point in points] == ["1", "2", "3", "4", f"4 {THIN}"]
+    assert lacking == ("3-4",)
+    three = points[2]
+    assert three.accuracy.value == pytest.approx(0.95)
+    assert three.accuracy.low == pytest.approx(mean_interval((0.95, 0.96, 0.94)).low)
+    assert (three.added.low, three.added.value, three.added.high) == pytest.approx((0.19, 0.20, 0.21))
+    assert told(three) == ("3", "95.0 ± 2.5 %", "+20.0 ± 1.0 %")
+
+
+def test_of_one_seed_the_interval_is_that_of_a_share_of_the_test_pictures() -> None:
+    one = profile(row((4,), (0.9,)), seeds=(0,))
+    ((point,), _) = join(one, RESULTS)
+    assert point.accuracy.high - point.accuracy.value == pytest.approx(1.96 * math.sqrt(0.9 * 0.1 / 500))
+
+
+def test_the_command_tells_front_knee_and_choice(files: Path) -> None:
+    ran = pareto(files, "--max-added", "15%")
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[-1] == "chosen: 4, accuracy 93.0%, added latency 10.0%"
+    assert ran.row("3")[1:] == ["95.0", "±", "2.5", "%", "+20.0", "±", "1.0", "%"]
+    assert "not timed, and left out: 3-4" in ran.err
+    assert "1 is beaten" not in ran.err
+    cheap = pareto(files, "--min-accuracy", "90%", "--json").document
+    assert cheap["chosen"]["fork"] == f"4 {THIN}"
+    assert [each["fork"] for each in cheap["front"]] == [f"4 {THIN}", "4", "3"]
+    assert pareto(files, "--json").document["chosen"]["fork"] == choose(join(PROFILE, RESULTS)[0]).fork
+
+
+@pytest.mark.parametrize("name", ["tradeoff.svg", "tradeoff.png"])
+def test_the_picture_shows_front_stages_and_choice(files: Path, name: str) -> None:
+    points, _ = join(PROFILE, RESULTS)
+    draw_tradeoff(PROFILE, points, files / name, choose(points, max_added=0.15))
+    assert (files / name).stat().st_size > 5000
+    if name.endswith("svg"):
+        text = (files / name).read_text()
+        assert "<!-- chosen: 4 -->" in text
+        assert "<!-- stage 1, 56×56 -->" in text
+        assert text.count("<!-- 3 -->") == 1
+    ran = pareto(files, "--picture", files / "again.svg")
+    assert ran.status == 0
+    assert (files / "again.svg").exists()
+
+
+def test_a_run_is_of_the_profiles_network_on_one_target(tmp_path: Path) -> None:
+    def read(*results: object, **how: object) -> None:
+        path = tmp_path / "results.jsonl"
+        path.unlink(missing_ok=True)
+        for each in results:
+            append_result(path, each)  # type: ignore[arg-type]
+        latencies(path, PROFILE, **how)  # type: ignore[arg-type]
+
+    with pytest.raises(InputError, match="is of resnet50, the profile of tiny"):
+        read(replace(RESULTS[0], model="resnet50"))
+    with pytest.raises(InputError, match="several targets: cpu, openvino-cpu"):
+        read(RESULTS[0], replace(RESULTS[1], target="openvino-cpu"))
+    with pytest.raises(InputError, match="no result with 8 tasks on cpu"):
+        read(*RESULTS, tasks=8, target="cpu")
+    with pytest.raises(InputError, match="the profile 4 blocks"):
+        read(timed(0.1, layers=(9,)))
+    with pytest.raises(InputError, match="was measured on input 3x8x8, the profile is of 3x112x112"):
+        read(result(0.1, layers=(3,)))
+    with pytest.raises(InputError, match="do not belong together"):
+        read(RESULTS[0], replace(RESULTS[1], host={"cpu": "another"}))
+    with pytest.raises(InputError, match="no fork was both trained and timed"):
+        join(PROFILE, [timed(0.1, layers=(1, 2))])
+
+
+def test_bad_input_is_one_line(files: Path) -> None:
+    line = json.loads((files / "results.jsonl").read_text().splitlines()[0])
+    (files / "nan.jsonl").write_text(
+        json.dumps(line | {"ratio": dict.fromkeys(line["ratio"], float("nan"))}) + "\n"
+    )
+    (files / "text.json").write_text(json.dumps({"schema": 1}))
+    for arguments, says in {
+        ("--max-added", "1%"): "no fork adds at most 1.0%",
+        ("--min-accuracy", "99%"): "no fork has an accuracy of 99.0%",
+        ("--max-added", "0.1"): "is no percentage",
+        ("--accuracy", str(files / "none.json")): "none.json",
+        ("--accuracy", str(files / "text.json")): "text.json",
+        ("--latency", str(files / "none")): "holds no results",
+        ("--latency", str(files / "nan.jsonl")): "nan",
+        ("--picture", "x.txt"): "x.txt",
+        ("--tasks", "0"): "0",
+    }.items():
+        ran = pareto(files, *arguments)
+        assert ran.status == 2, arguments
+        assert says in ran.err, ran.err
+        assert len(ran.err.splitlines()) <= 3
+        assert "hint: " in ran.err
