@@ -11,7 +11,8 @@ from tiny_results import result
 
 from subtune_deploy.results import append_result
 
-SWEEP = Path(__file__).parents[1] / "benchmarks" / "results" / "resnet50_sweep"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+SWEEP, PRUNED = RESULTS / "resnet50_sweep", RESULTS / "pruning_sweep"
 
 
 def test_a_fork_of_resnet50_by_all_models() -> None:
@@ -49,6 +50,18 @@ def test_many_tasks_scattered_and_thinner_forks_cost_what_they_ask() -> None:
     assert macs("--layers", "2,7") == pytest.approx(
         macs("--layers", "2")
     )  # all after 2 runs once more anyway
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino-cpu"])
+def test_pruned_forks_are_told_from_ten_of_them_where_multiply_adds_are_not(target: str) -> None:
+    """Kept by benchmarks/pruning_curve.py: two forks of EfficientNet-Lite0, whole and thinner, on two engines."""
+    network = ("--model", "timm:tf_efficientnet_lite0", "--layers", "14-16", "--prune", "0.5")
+    document = cli("cost", *network, "--run", PRUNED, "--target", target, "--json").document
+    assert set(document["predicted"]) == {"multiply-adds", f"calibrated, {target}"}
+    held_out = document["held_out"]
+    assert held_out["calibrated"]["count"] == 19
+    assert held_out["calibrated"]["total"] < 0.01
+    assert held_out["calibrated"]["added"] < 0.04 < 0.2 < held_out["multiply-adds"]["added"]
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ Works = Sequence["Work"]
 )
 @prune_candidate_options
 @click.option(
-    "--target", metavar="NAME", help="A recipe with datasheet numbers: what the paper's model makes of them."
+    "--target",
+    metavar="NAME",
+    help="A recipe with datasheet numbers, for the paper's model; or which target of --run.",
 )
 @click.option(
     "--run", type=click.Path(path_type=Path), metavar="RUN", help="A sweep of this model: fit to some of it."
@@ -67,6 +69,7 @@ def cost(
     against those that are left.
     """
     from ..costs import candidate_works, count_costs
+    from ..targets import load_target
 
     prune = read_pruning(network)
     backbone = read_backbone(**network)
@@ -75,10 +78,11 @@ def cost(
     base = candidate_works(backbone, [], base=counted)
     found: dict[str, Any] = {"model": backbone.name, "layers": list(fork), "tasks": tasks}
     found["predicted"] = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
-    if target:
+    if target and (not run or load_target(target).datasheet):
         found["predicted"] |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
-        found |= _from_run(run, backbone, base, works, measurements, found["predicted"])
+        results = _results(run, backbone, target)
+        found |= _from_run(results, backbone, base, works, measurements, found["predicted"])
     found["uncounted"] = dict(counted.uncounted)
     if as_json:
         print_json(found | {"works": [_row(work) for work in works]})
@@ -103,13 +107,18 @@ def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -
 
 
 def _from_run(
-    run: Path, backbone: Backbone, base: Works, works: Works, count: int, predicted: dict[str, Any]
+    results: Sequence[Result],
+    backbone: Backbone,
+    base: Works,
+    works: Works,
+    count: int,
+    predicted: dict[str, Any],
 ) -> dict[str, Any]:
     """The fitted ratio, into `predicted`; how the fit does on the results that it did not see."""
     from ..costs import candidate_works, count_costs
     from ..fitting import fit_results, score_fit, score_macs
 
-    results, counted = _results(run, backbone), count_costs(backbone)
+    counted = count_costs(backbone)
     graphs = [candidate_works(backbone, tuple(each.forks.values()), each.prune, counted) for each in results]
     fit = fit_results(base, graphs, results, min(count, len(results) - 1))
     predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(fit.model.predict(works))
@@ -122,8 +131,8 @@ def _from_run(
     }
 
 
-def _results(run: Path, backbone: Backbone) -> list[Result]:
-    """Results of this backbone on one target, as candidates are built. Raises InputError."""
+def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
+    """Results of this backbone on one target: of several the one that was named. Raises InputError."""
     from ..results import check_comparable, read_results
 
     found = list(read_results(run))
@@ -132,7 +141,9 @@ def _results(run: Path, backbone: Backbone) -> list[Result]:
         what = f"is of {other.model}, not of {backbone.name}" if other else "has no result"
         raise InputError(f"{run} {what}", f"give a sweep of {backbone.name}")
     if len(names := sorted({each.target for each in found})) > 1:
-        raise InputError(f"{run} has several targets: {', '.join(names)}", "give a run of one target")
+        if target not in names:
+            raise InputError(f"{run} is of several targets: {', '.join(names)}", f"give --target {names[0]}")
+        found = [each for each in found if each.target == target]
     check_comparable(found)
     try:
         for each in found:
