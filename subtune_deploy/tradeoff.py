@@ -102,7 +102,7 @@ def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen:
     """Accuracy by added latency, a fork in the colour of the stage where it begins; the front as a line (figure 7)."""
     first = {row.fork: row.layers[0] for row in profile.rows if row.layers}
     place_of = stages(profile.shapes)
-    with drawn(path, size=(5.4, 3.9)) as (figure, ((place,),)):
+    with drawn(path, size=(6.6, 4.4)) as (figure, ((place,),)):
         for point in points:
             stage = place_of[first[point.fork] - 1]
             place.errorbar(
@@ -119,6 +119,7 @@ def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen:
                 (4, 4),
                 textcoords="offset points",
                 fontsize=7,
+                rotation=45,
             )
         if chosen:
             place.plot(chosen.added.value, chosen.accuracy.value, "*", color="black", markersize=12, zorder=5)

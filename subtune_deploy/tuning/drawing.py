@@ -130,7 +130,7 @@ def legend_below(figure: Figure, handles: Iterable[Any]) -> None:
     listed = list(handles)
     if listed:
         longest = max(len(str(handle.get_label())) for handle in listed)
-        columns = max(1, int(figure.get_figwidth() / (0.45 + 0.06 * longest)))
+        columns = max(1, int(figure.get_figwidth() / (0.75 + 0.06 * longest)))
         figure.legend(handles=listed, loc="outside lower center", ncols=min(columns, len(listed)))
 
 
