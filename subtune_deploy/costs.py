@@ -8,7 +8,7 @@ counted.uncounted                                     # {"aten.relu_": 49, ...}:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from .backbone import Backbone
-from .plan import candidate_owners, make_plan
+from .plan import Merge, candidate_owners, make_plan
 from .pruning import prune as thinned
 from .spec import BASE, Pruning
 from .tasks import Task
@@ -71,19 +71,24 @@ def candidate_works(
     forks: Sequence[Sequence[int]],
     prune: Pruning | None = None,
     base: Counted | None = None,
+    *,
+    merge: Merge = "always",
+    grouped: Iterable[str] = (),
 ) -> tuple[Work, ...]:
     """What a graph with a candidate task for each of `forks` does, all thinned alike; without forks, the backbone.
 
-    `base`: the backbone's costs, where they are known. Raises what `prune` does.
+    `base`: the backbone's costs, where they are known; `merge`, `grouped`: as `make_plan` takes them. Raises what
+    `prune` does.
     """
     costs = {BASE: (base or count_costs(backbone)).costs}
     owners = candidate_owners(backbone.topology, forks)
-    for name, fork in zip(owners, forks, strict=True) if prune else ():
-        thin = count_costs(backbone, thinned(backbone, fork, prune)).costs if prune else {}
-        costs[name] = {
-            node.name: thin[node.name] for node in backbone.topology.nodes if node.unit in owners[name]
-        }
-    return plan_works(backbone.topology, make_plan(backbone.topology, owners), costs)
+    if prune:
+        for name, fork in zip(owners, forks, strict=True):
+            thin = count_costs(backbone, thinned(backbone, fork, prune)).costs
+            mine = (node.name for node in backbone.topology.nodes if node.unit in owners[name])
+            costs[name] = {node: thin[node] for node in mine}
+    plan = make_plan(backbone.topology, owners, merge=merge, grouped=grouped)
+    return plan_works(backbone.topology, plan, costs)
 
 
 def _weights(backbone: Backbone, versions: Mapping[str, Version]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subtune_deploy.backbone import trace
-from subtune_deploy.costs import count_costs, task_costs
+from subtune_deploy.costs import candidate_works, count_costs, task_costs
 from subtune_deploy.models import Model, load_model
 from subtune_deploy.multitask import lower
 from subtune_deploy.plan import make_plan
@@ -104,3 +104,24 @@ def test_a_thinner_fork_and_a_head_of_other_classes_cost_what_they_weigh() -> No
     assert (mine.macs, mine.weights, mine.activations) < (base.macs, base.weights, base.activations)
     assert mine.launches == base.launches
     assert costs["thin"]["head"].macs == 2 * costs[BASE]["head"].macs  # 10 classes for 5
+
+
+def test_candidates_without_merging_load_the_suffix_for_each_task() -> None:
+    network = backbone()
+    together, apart = (
+        {work.unit: work for work in candidate_works(network, [(2,), (2,)], merge=merge)}
+        for merge in ("always", "never")
+    )
+    assert together["block3"].macs == apart["block3"].macs
+    assert (together["block3"].launches * 3, together["block3"].weights * 3) == (
+        apart["block3"].launches,
+        apart["block3"].weights,
+    )
+
+
+def test_candidates_of_different_forks_are_thinned_each() -> None:
+    network = backbone()
+    thin = {w.unit: w for w in candidate_works(network, [(2,), (3,)], Pruning(0.5, round_to=1))}
+    whole = {w.unit: w for w in candidate_works(network, [(2,), (3,)])}
+    assert all(thin[unit].weights < whole[unit].weights for unit in ("block2", "block3"))
+    assert thin["block4"] == whole["block4"]

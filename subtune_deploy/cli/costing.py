@@ -25,10 +25,13 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..costs import Counted
     from ..results import Result
     from ..work import Work
 
 Works = Sequence["Work"]
+Predictions = dict[str, dict[str, float]]
+"""By model: ratio to the base, and its deviation where that is known."""
 
 
 @click.command()
@@ -76,13 +79,20 @@ def cost(
     fork, counted = read_layers(layers, backbone), count_costs(backbone)
     works = candidate_works(backbone, [fork] * tasks, prune, counted)
     base = candidate_works(backbone, [], base=counted)
-    found: dict[str, Any] = {"model": backbone.name, "layers": list(fork), "tasks": tasks}
-    found["predicted"] = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
+    predicted: Predictions = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
+    found: dict[str, Any] = {
+        "model": backbone.name,
+        "layers": list(fork),
+        "tasks": tasks,
+        "predicted": predicted,
+    }
     if target and (not run or load_target(target).datasheet):
-        found["predicted"] |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
+        predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
         results = _results(run, backbone, target)
-        found |= _from_run(results, backbone, base, works, measurements, found["predicted"])
+        calibrated, told = _from_run(results, backbone, counted, works, measurements)
+        predicted |= calibrated
+        found |= told
     found["uncounted"] = dict(counted.uncounted)
     if as_json:
         print_json(found | {"works": [_row(work) for work in works]})
@@ -90,7 +100,7 @@ def cost(
         _print(found, base, works)
 
 
-def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -> dict[str, Any]:
+def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -> Predictions:
     """Ratios by peak rates: the overlap for this plan and, for one whole task on consecutive blocks, as printed."""
     from ..cost_model import machine_of, paper_added, plan_times, total
     from ..targets import load_target
@@ -107,28 +117,31 @@ def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -
 
 
 def _from_run(
-    results: Sequence[Result],
-    backbone: Backbone,
-    base: Works,
-    works: Works,
-    count: int,
-    predicted: dict[str, Any],
-) -> dict[str, Any]:
-    """The fitted ratio, into `predicted`; how the fit does on the results that it did not see."""
-    from ..costs import candidate_works, count_costs
+    results: Sequence[Result], backbone: Backbone, counted: Counted, works: Works, count: int
+) -> tuple[Predictions, dict[str, Any]]:
+    """What a model that is fitted to some of `results` says of `works`; which these are, and its errors on the rest."""
+    from ..costs import candidate_works
     from ..fitting import fit_results, score_fit, score_macs
 
-    counted = count_costs(backbone)
-    graphs = [candidate_works(backbone, tuple(each.forks.values()), each.prune, counted) for each in results]
+    base = candidate_works(backbone, [], base=counted)
+    graphs = [
+        candidate_works(backbone, [*r.forks.values()], r.prune, counted, merge=_merge(r), grouped=r.grouped)
+        for r in results
+    ]
     fit = fit_results(base, graphs, results, min(count, len(results) - 1))
-    predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(fit.model.predict(works))
-    return {
-        "fitted": [_told(results[index]) for index in fit.learnt],
-        "held_out": {
-            "calibrated": dataclasses.asdict(score_fit(fit, graphs, results)),
-            "multiply-adds": dataclasses.asdict(score_macs(fit, base, graphs, results)),
-        },
+    scores = {
+        "calibrated": score_fit(fit, graphs, results),
+        "multiply-adds": score_macs(fit, base, graphs, results),
     }
+    return {f"calibrated, {results[0].target}": dataclasses.asdict(fit.model.predict(works))}, {
+        "fitted": [f"{results[index].fork} x{results[index].tasks}" for index in fit.learnt],
+        "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
+    }
+
+
+def _merge(result: Result) -> Any:
+    """As plans have it: JSON knows no tuples."""
+    return tuple(result.merge) if isinstance(result.merge, list) else result.merge
 
 
 def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
@@ -158,10 +171,6 @@ def _check_layers(result: Result, backbone: Backbone) -> None:
         size = "x".join(map(str, result.input_shape))
         raise LayersError(f"fork {result.fork} was measured on input {size}", f"give --input-size {size}")
     read_layers(format_layers(result.layers), backbone)
-
-
-def _told(result: Result) -> str:
-    return f"{result.fork} x{result.tasks}"
 
 
 def _macs(works: Works) -> int:
