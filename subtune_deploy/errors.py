@@ -97,7 +97,7 @@ class Unavailable(SubtuneError):  # noqa: N818 - a state of the machine
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A hint that names the closest known spellings, or all of them when few are known."""
     names = [name for name in known if len(name) <= 100][:1000]  # difflib takes minutes for more
-    close = difflib.get_close_matches(given[:100], names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(given[:100], names, n=3, cutoff=0.55)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
