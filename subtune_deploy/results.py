@@ -8,7 +8,7 @@ The schema is docs/results.schema.json; `schema()` makes it from the records bel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,17 @@ def read_results(path: Path | str) -> tuple[Result, ...]:
             f"{path} holds no results", "give a sweep's folder, a .jsonl file, or a benched bundle"
         )
     return tuple(from_document(document, place) for place, document in read_lines(lines))
+
+
+def of_target(path: Path, results: Sequence[Result], target: str | None = None) -> list[Result]:
+    """Those of `path` that are on `target`, or on its only one. Raises InputError, naming the targets."""
+    targets = list(dict.fromkeys(each.target for each in results))
+    if target is None and len(targets) > 1:
+        raise InputError(f"{path} is of several targets: {', '.join(targets)}", f"give --target {targets[0]}")
+    chosen = [each for each in results if target in (None, each.target)]
+    if not chosen:
+        raise InputError(f"{path} has no result on {target}", f"give one of {', '.join(targets)}")
+    return chosen
 
 
 def check_comparable(results: Iterable[Result]) -> None:

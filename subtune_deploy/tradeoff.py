@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .pareto import Point, front
-from .results import Result, check_comparable, read_results
+from .results import Result, check_comparable, of_target, read_results
 from .stats import Interval, mean_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
@@ -37,12 +37,11 @@ def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None
 
     Raises InputError where there are none, or they are of another model, input or of several targets.
     """
-    found = [each for each in read_results(run) if each.tasks == tasks and target in (None, each.target)]
+    found = [each for each in read_results(run) if each.tasks == tasks]
     if not found:
         on = f" on {target}" if target else ""
         raise InputError(f"{run} has no result with {tasks} tasks{on}", "sweep with --tasks and --target so")
-    if len(names := sorted({each.target for each in found})) > 1:
-        raise InputError(f"{run} is of several targets: {', '.join(names)}", f"give --target {names[0]}")
+    found = of_target(run, found, target)
     for each in found:
         _check_same(each, profile, run)
     check_comparable(found)

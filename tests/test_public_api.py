@@ -42,7 +42,7 @@ PUBLIC = {
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
     "plan": ["Plan", "Step", "candidate_owners", "make_plan"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
-    "results": ["Result", "Timing", "check_comparable", "read_results", "schema"],
+    "results": ["Result", "Timing", "check_comparable", "of_target", "read_results", "schema"],
     "runtime": ["Bundle", "engine_files", "load_engine", "softmax"],
     "stats": [
         "Interval",

@@ -146,17 +146,17 @@ def _merge(result: Result) -> Any:
 
 def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
     """Results of this backbone on one target: of several the one that was named. Raises InputError."""
-    from ..results import check_comparable, read_results
+    from ..results import check_comparable, of_target, read_results
 
     found = list(read_results(run))
     other = next((each for each in found if each.model != backbone.name), None)
     if other or not found:
         what = f"is of {other.model}, not of {backbone.name}" if other else "has no result"
         raise InputError(f"{run} {what}", f"give a sweep of {backbone.name}")
-    if len(names := sorted({each.target for each in found})) > 1:
-        if target not in names:
-            raise InputError(f"{run} is of several targets: {', '.join(names)}", f"give --target {names[0]}")
-        found = [each for each in found if each.target == target]
+    named = (
+        target if any(each.target == target for each in found) else None
+    )  # or a datasheet's, of another device
+    found = of_target(run, found, named)
     check_comparable(found)
     try:
         for each in found:

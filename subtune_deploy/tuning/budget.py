@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import InputError
-from ..results import Result, check_comparable, read_results
+from ..results import Result, check_comparable, of_target, read_results
 from ..spec import format_layers
 from .documents import Cost
 
@@ -87,7 +87,7 @@ def added_latencies(path: Path, model: str, blocks: int, target: str | None = No
     """
     results = [each for each in read_results(path) if each.tasks == 1 and each.prune is None]
     _check_model(path, results, model)
-    chosen = _of_target(path, results, target)
+    chosen = of_target(path, results, target)
     check_comparable(chosen)
     found = {frozenset(each.layers): each.added for each in chosen}
     if missing := [layer for layer in range(1, blocks + 1) if frozenset({layer}) not in found]:
@@ -103,13 +103,3 @@ def _check_model(path: Path, results: Sequence[Result], model: str) -> None:
     if others or not results:
         what = f"is of {', '.join(others)}, not of {model}" if others else "has no result with one task"
         raise InputError(f"{path} {what}", f"sweep {model}, or give the run of its sweep")
-
-
-def _of_target(path: Path, results: Sequence[Result], target: str | None) -> list[Result]:
-    targets = list(dict.fromkeys(each.target for each in results))
-    if target is None and len(targets) > 1:
-        raise InputError(f"{path} is of several targets: {', '.join(targets)}", f"give --target {targets[0]}")
-    chosen = [each for each in results if target in (None, each.target)]
-    if not chosen:
-        raise InputError(f"{path} has no result on {target}", f"give one of {', '.join(targets)}")
-    return chosen
