@@ -23,9 +23,10 @@ from digits_tables import RESULTS, draw, read_documents, write_tables
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.documents import write_document
 from subtune_deploy.executors import Executor, open_executor
 from subtune_deploy.models import load_model
-from subtune_deploy.tuning.documents import About, write_document
+from subtune_deploy.tuning.documents import About
 from subtune_deploy.tuning.greedy import greedy
 from subtune_deploy.tuning.profile import profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig

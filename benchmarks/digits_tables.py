@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from subtune_deploy.documents import read_document
 from subtune_deploy.result_tables import markdown
-from subtune_deploy.tuning.documents import About, Greedy, Profile, Row, read_document
+from subtune_deploy.tuning.documents import About, Greedy, Profile, Row
 from subtune_deploy.tuning.figures import draw_curves, draw_profile
 from subtune_deploy.tuning.maps import draw_order, draw_sizes
 

@@ -20,6 +20,7 @@ import click
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.documents import write_document
 from subtune_deploy.environment import describe
 from subtune_deploy.executors import open_executor
 from subtune_deploy.measure import Protocol
@@ -31,7 +32,7 @@ from subtune_deploy.spec import Pruning, format_layers
 from subtune_deploy.sweep import Candidate, SweepOptions, sweep
 from subtune_deploy.sweep import Step as Swept
 from subtune_deploy.targets import load_target
-from subtune_deploy.tuning.documents import Profile, Row, write_document
+from subtune_deploy.tuning.documents import Profile, Row
 from subtune_deploy.tuning.figures import draw_pruning
 from subtune_deploy.tuning.profile import profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig

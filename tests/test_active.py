@@ -12,10 +12,11 @@ import pytest
 from tiny_studies import QUICK, study
 
 from subtune_deploy.data.dataset import subset
+from subtune_deploy.documents import from_document, to_document
 from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.lines import read_lines
 from subtune_deploy.tuning.active import LINES, SCHEDULE, Learnt, active, at_random, digest, margins
-from subtune_deploy.tuning.documents import Active, from_document, to_document
+from subtune_deploy.tuning.documents import Active
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.train import answers, train_together
 

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
-    "errors spec records staging lines tensorfile pictures checkpoint factory models blocks topology tracing "
+    "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks topology tracing "
     "probing backbone attention widths heads versions channels prunable pruning diff tasks plan work costs layouts "
     "grouped multitask folding export backends targets cost_model calibrated stats pareto environment memory "
     "conditions measure calibration bias_correction quantization precision manifest bundle parity references "
@@ -21,9 +21,8 @@ ORDER = (  # noqa: SIM905
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
-    "errors spec records staging lines tensorfile pictures topology plan work backends targets cost_model calibrated "
-    "stats pareto environment "
-    "memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
+    "errors spec records staging documents lines tensorfile pictures topology plan work backends targets "
+    "cost_model calibrated stats pareto environment memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
     "runtime footprint results result_tables fitting timing proof compiling pack archive signing triton run_folder"
 ).split()
 

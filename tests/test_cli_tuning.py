@@ -16,8 +16,9 @@ from safetensors import safe_open
 from tiny_cli import Ran, cli, write_network
 from tiny_results import result
 
+from subtune_deploy.documents import read_document
 from subtune_deploy.results import append_result
-from subtune_deploy.tuning.documents import Active, Greedy, Profile, read_document, read_profile
+from subtune_deploy.tuning.documents import Active, Greedy, Profile, read_profile
 from subtune_deploy.tuning.trials import read_trials
 
 QUICK = ("--epochs", 2, "--batch-size", 8, "--lr", 0.01)

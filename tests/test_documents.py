@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 import tiny_documents as tiny
 
+from subtune_deploy.documents import read_document, to_document, write_document
 from subtune_deploy.errors import InputError
-from subtune_deploy.tuning.documents import (
-    About,
-    Active,
-    Greedy,
-    Profile,
-    mean_and_std,
-    read_document,
-    read_profile,
-    to_document,
-    write_document,
-)
+from subtune_deploy.tuning.documents import About, Active, Greedy, Profile, mean_and_std, read_profile
 
 
 @pytest.mark.parametrize("document", [tiny.made_up("tiny"), tiny.pruned(), tiny.greedy(), tiny.active()])

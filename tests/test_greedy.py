@@ -18,12 +18,13 @@ from tiny_networks import backbone
 from tiny_results import result
 from tiny_studies import pictures, study
 
+from subtune_deploy.documents import from_document, to_document
 from subtune_deploy.errors import InputError
 from subtune_deploy.executors import Here
 from subtune_deploy.results import append_result
 from subtune_deploy.spec import Pruning
 from subtune_deploy.tuning.budget import Budget, added_latencies
-from subtune_deploy.tuning.documents import Greedy, from_document, to_document
+from subtune_deploy.tuning.documents import Greedy
 from subtune_deploy.tuning.greedy import budget_for, greedy
 from subtune_deploy.tuning.selection import Step, chosen, select
 from subtune_deploy.tuning.settings import Fork as Tuned

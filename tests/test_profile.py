@@ -10,10 +10,10 @@ from statistics import fmean, stdev
 import pytest
 from tiny_studies import QUICK, study
 
+from subtune_deploy.documents import from_document, to_document
 from subtune_deploy.errors import InputError, LayersError
 from subtune_deploy.executors import Here
 from subtune_deploy.spec import Pruning
-from subtune_deploy.tuning.documents import from_document, to_document
 from subtune_deploy.tuning.profile import forks_of, profile
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.study import run_trials

@@ -12,13 +12,13 @@ from tiny_cli import cli
 from tiny_documents import profile, row
 from tiny_results import result
 
+from subtune_deploy.documents import write_document
 from subtune_deploy.errors import InputError
 from subtune_deploy.pareto import choose
 from subtune_deploy.results import Result, append_result
 from subtune_deploy.spec import Pruning
 from subtune_deploy.stats import mean_interval
 from subtune_deploy.tradeoff import draw_tradeoff, join, latencies, told
-from subtune_deploy.tuning.documents import write_document
 
 THIN = Pruning(0.5)
 PROFILE = profile(

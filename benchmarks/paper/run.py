@@ -18,9 +18,9 @@ from making import make
 from recipes import Recipe, names, read_recipe, read_values
 from showing import draw, file_name, page
 
+from subtune_deploy.documents import write_document
 from subtune_deploy.errors import SubtuneError
 from subtune_deploy.executors import open_executor
-from subtune_deploy.tuning.documents import write_document
 
 OUT = Path("benchmarks/results/paper")
 

@@ -50,9 +50,10 @@ def pareto(
     The forks that no other beats in both, the knee, and the choice: within --max-added the most accurate, with
     --min-accuracy alone the cheapest, without limits the knee.
     """
+    from ..documents import read_document
     from ..pareto import choose, front, knee, open_rivals
     from ..tradeoff import draw_tradeoff, join, latencies
-    from ..tuning.documents import Profile, read_document
+    from ..tuning.documents import Profile
 
     limits = {
         "max_added": parse_percent("--max-added", max_added),

@@ -138,7 +138,7 @@ def leave(
     lines: Iterable[str] = (),
 ) -> None:
     """Write the document and its picture; show the table with `lines` below, or the document as JSON."""
-    from ..tuning.documents import to_document, write_document
+    from ..documents import to_document, write_document
 
     write_document(trainings.document, document)
     messages.print(f"document: {trainings.document}")

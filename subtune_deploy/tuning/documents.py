@@ -8,35 +8,27 @@ Accuracies are shares of pictures, 0..1.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
+from ..documents import Document, read_document
 from ..errors import InputError
-from ..records import to_plain, to_record
 from ..spec import Pruning
-from ..staging import replaced_file
-
-SCHEMA = 1
 
 STRATEGIES = {"margin": "by margin", "random": "at random"}
 """How active learning chooses."""
 
-Document = TypeVar("Document", bound="About")
-
 
 @dataclass(frozen=True)
-class About:
+class About(Document):
     """What accuracies are of.
 
     `blocks`: their names; `shapes`: what each answers for one picture; `data`: its source, numbers of pictures,
     classes and fingerprints; `settings`: how forks were trained.
     """
-
-    kind: ClassVar[str]
 
     model: str
     weights: str
@@ -178,47 +170,6 @@ class Active(About):
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Of a sample; one value has no deviation."""
     return fmean(values), stdev(values) if len(values) > 1 else None
-
-
-def to_document(document: About) -> dict[str, Any]:
-    """What JSON holds: `schema` and `kind` beside the fields."""
-    return {"schema": SCHEMA, "kind": document.kind, **to_plain(document)}
-
-
-def from_document(kind: type[Document], document: object, place: str = "the document") -> Document:
-    """The inverse, from parsed JSON. Raises InputError, naming `place`."""
-    found = document if isinstance(document, dict) else {}
-    if (found.get("schema"), found.get("kind")) != (SCHEMA, kind.kind):
-        raise InputError(
-            f"{place} is of schema {found.get('schema')!r} and kind {found.get('kind')!r}, "
-            f"expected {SCHEMA} and {kind.kind!r}",
-            f"give what subtune-deploy {kind.kind} wrote",
-        )
-    fields = {key: value for key, value in found.items() if key not in ("schema", "kind")}
-    try:
-        return to_record(kind, fields)
-    except InputError as error:
-        raise InputError(f"{place}: {error.message}", error.hint) from error
-
-
-def write_document(path: Path, document: About) -> None:
-    """As JSON; whole, or not at all. Raises BundleError."""
-    with replaced_file(path) as pending:
-        pending.write_text(
-            json.dumps(to_document(document), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
-
-
-def read_document(kind: type[Document], path: Path) -> Document:
-    """Raises InputError for a file that is not there, no JSON, or not of this kind."""
-    hint = f"give what subtune-deploy {kind.kind} wrote"
-    if not path.is_file():
-        raise InputError(f"there is no file {path}", hint)
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}", hint) from error
-    return from_document(kind, document, str(path))
 
 
 def read_profile(path: Path) -> Profile:
