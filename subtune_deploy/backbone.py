@@ -104,9 +104,14 @@ def identity(backbone: Backbone) -> dict[str, Any]:
         "model": backbone.name,
         "weights": fingerprint(backbone.model.state_dict()),
         "blocks": [block.name for block in backbone.blocks],
-        "network": hashlib.sha256(repr((backbone.topology, backbone.blocks)).encode()).hexdigest(),
+        "network": architecture(backbone),
         "input": to_plain(backbone.input),
     }
+
+
+def architecture(backbone: Backbone) -> str:
+    """A digest of its graph and its block table, shapes included: of all that a latency hangs on."""
+    return hashlib.sha256(repr((backbone.topology, backbone.blocks)).encode()).hexdigest()
 
 
 def _check_float32(model: Model) -> None:

@@ -1,12 +1,12 @@
-"""A model of latency fitted to some results of a run, and held against those that it did not see.
+"""A model of latency fitted to some measurements, and held against those that it did not see.
 
-fit = fit_results(base, graphs, results, count=10)     # graphs: what each result's plan asks, `Work` by layer
-score_fit(fit, graphs, results)                        # Score(total=0.011, added=0.026, rank=0.992, ...)
+fit = fit_results(base, graphs, anchors, count=10)     # graphs: what each one's plan asks, `Work` by layer
+score_fit(fit, graphs, anchors)                        # Score(total=0.011, added=0.026, rank=0.992, ...)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +14,15 @@ import numpy.typing as npt
 
 from .calibrated import Calibrated, Works, uncalibrated
 from .errors import InputError
-from .results import Result
+from .latency_model import Anchor, check_ratio
+from .stats import NORMAL, Ratio
 
 Vector = npt.NDArray[np.float64]
-
-TO_DEVIATION = 2 * 1.96
-"""Of the width of a 95 % interval."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """`learnt`: indices of the results that were fitted, the most telling first; `left`: of all others."""
+    """`learnt`: indices of the measurements that were fitted, the most telling first; `left`: of all others."""
 
     model: Calibrated
     learnt: tuple[int, ...]
@@ -46,42 +44,60 @@ class Score:
     within: float | None = None
 
 
-def fit_results(base: Works, graphs: Sequence[Works], results: Sequence[Result], count: int) -> Fit:
-    """Learn from the `count` most telling of `results`, whose plans ask `graphs`; `base`: of the backbone alone.
+def fit_results(base: Works, graphs: Sequence[Works], anchors: Sequence[Anchor], count: int) -> Fit:
+    """Learn from the `count` most telling of `anchors`, whose plans ask `graphs`; `base`: of the backbone alone.
 
-    Raises InputError where there are no more results than that, or one is of no use.
+    Raises InputError where there are no more than that, or one is of no use.
     """
-    if not 1 <= count < len(results):
+    if not 1 <= count < len(anchors):
         raise InputError(
-            f"{len(results)} results to fit {count} of",
+            f"{len(anchors)} results to fit {count} of",
             "give more results, or a smaller --measurements: some are held out",
         )
-    _check(results)
-    model, learnt, left = uncalibrated(base), [], list(range(len(results)))
-    for _ in range(count):
+    for each in anchors:
+        check_ratio(str(each), each.ratio)
+    model, learnt = learn_most_telling(base, graphs, count, lambda index: anchors[index].ratio)
+    return Fit(model, learnt, tuple(index for index in range(len(anchors)) if index not in learnt))
+
+
+def learn_most_telling(
+    base: Works, graphs: Sequence[Works], count: int, measured: Callable[[int], Ratio | None]
+) -> tuple[Calibrated, tuple[int, ...]]:
+    """Learn from up to `count` of `graphs`, each time from the one that leaves least doubt about all of them.
+
+    `measured`: the ratio of the graph with this index, or None where it cannot be had: another one is taken then.
+    Returns the model and the indices that it learnt from, in their order.
+    """
+    model, learnt, left = uncalibrated(base), list[int](), list(range(len(graphs)))
+    while left and len(learnt) < count:
         index = model.most_telling(graphs, left)
-        ratio = results[index].ratio
-        model = model.learn(graphs[index], ratio.value, (ratio.high - ratio.low) / TO_DEVIATION)
-        learnt.append(index)
         left.remove(index)
-    return Fit(model, tuple(learnt), tuple(left))
+        if (ratio := measured(index)) is not None:
+            model = learn(model, graphs[index], ratio)
+            learnt.append(index)
+    return model, tuple(learnt)
 
 
-def score_fit(fit: Fit, graphs: Sequence[Works], results: Sequence[Result]) -> Score:
+def learn(model: Calibrated, works: Works, ratio: Ratio) -> Calibrated:
+    """With the measurement of one plan more."""
+    return model.learn(works, ratio.value, (ratio.high - ratio.low) / (2 * NORMAL))
+
+
+def score_fit(fit: Fit, graphs: Sequence[Works], anchors: Sequence[Anchor]) -> Score:
     """How well `fit` predicts what it did not learn from."""
     found = [fit.model.predict(graphs[index]) for index in fit.left]
     return score(
         [each.ratio for each in found],
-        [results[index].ratio.value for index in fit.left],
+        [anchors[index].ratio.value for index in fit.left],
         [each.deviation for each in found],
     )
 
 
-def score_macs(fit: Fit, base: Works, graphs: Sequence[Works], results: Sequence[Result]) -> Score:
+def score_macs(fit: Fit, base: Works, graphs: Sequence[Works], anchors: Sequence[Anchor]) -> Score:
     """How well a line does: added latency in proportion to added multiply-adds, fitted to what `fit` learnt from."""
     alone = sum(work.macs for work in base)
     share = np.array([sum(work.macs for work in graph) / alone - 1 for graph in graphs])
-    added = np.array([each.added for each in results])
+    added = np.array([each.ratio.value - 1 for each in anchors])
     learnt, left = list(fit.learnt), list(fit.left)
     slope = float(share[learnt] @ added[learnt] / (share[learnt] @ share[learnt]))
     return score(list(1 + slope * share[left]), list(1 + added[left]))
@@ -114,12 +130,3 @@ def _ranks(values: Vector) -> Vector:
     """From 0; equals share the mean of theirs."""
     below, upto = (np.searchsorted(np.sort(values), values, side) for side in ("left", "right"))
     return np.asarray((below + upto - 1) / 2)
-
-
-def _check(results: Sequence[Result]) -> None:
-    for each in results:
-        if not each.ratio.low > 0 or not np.isfinite(each.ratio.high):
-            raise InputError(
-                f"fork {each.fork} is {each.ratio.value:g} times the base, {each.ratio.low:g} to {each.ratio.high:g}",
-                "measure it again: a ratio of two times is above 0",
-            )

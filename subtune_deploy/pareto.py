@@ -3,13 +3,14 @@
     best = front(points)                               # cheapest first
     choose(points, max_added=0.10).fork                # "13-14"
 
-Dominance is exact, on the values; what intervals leave open is told beside it (`open_rivals`). Pure.
+Dominance is exact, on the values; what intervals leave open is told beside it (`open_rivals`), and which predicted
+points have to be measured before a choice stands (`undecided`). Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .errors import InputError
 from .stats import Interval
@@ -108,6 +109,45 @@ def choose(
             "lower --min-accuracy" if max_added is None else "lower --min-accuracy, or raise --max-added",
         )
     return kept[0] if max_added is None else kept[-1]
+
+
+def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
+    """The predicted point to measure next before `choose` may be trusted under these limits; None if none is needed.
+
+    A predicted point matters if it would be chosen were it as cheap as its interval allows and all other predicted
+    ones as dear; without limits, if it would then be on the front. Within a limit of latency the most accurate comes
+    first, else the cheapest: if it holds what is predicted of it, the others need not be measured. Raises what `choose`
+    does where not even the cheapest values keep the limits.
+    """
+    cheap, dear = ([_at(each, place) for each in points] for place in ("low", "high"))
+    choose(cheap, **limits)
+    open_ones = [
+        point
+        for index, point in enumerate(points)
+        if point.predicted and _matters([*dear[:index], cheap[index], *dear[index + 1 :]], index, limits)
+    ]
+    if not open_ones:
+        return None
+    if limits.get("max_added") is None:
+        return min(open_ones, key=lambda each: each.added.value)
+    return max(open_ones, key=lambda each: each.accuracy.value)
+
+
+def _matters(points: Sequence[Point], index: int, limits: Mapping[str, float | None]) -> bool:
+    if all(limit is None for limit in limits.values()):
+        return points[index] in front(points)
+    try:
+        return choose(points, **limits) == points[index]
+    except InputError:  # it does not keep the limits even so
+        return False
+
+
+def _at(point: Point, place: str) -> Point:
+    """With its latency at one end of the interval; what was measured stays."""
+    if not point.predicted:
+        return point
+    value = getattr(point.added, place)
+    return replace(point, added=Interval(value, value, value))
 
 
 def _check(points: Sequence[Point]) -> None:

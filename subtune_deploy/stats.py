@@ -12,6 +12,8 @@ import numpy.typing as npt
 from .errors import InputError
 
 CONFIDENCE = 0.95
+NORMAL = 1.96
+"""Standard deviations in half a 95 % interval."""
 RESAMPLES = 1000
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060)
 """Half a 95 % interval in standard errors, from one degree of freedom on."""

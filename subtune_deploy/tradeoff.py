@@ -1,20 +1,23 @@
 """A profile's accuracies and a sweep's latencies become points; the picture of the two.
 
-profile, results = read_document(Profile, path), latencies(run, profile, tasks=1)
-points, lacking = join(profile, results)               # lacking: forks of the profile that were not timed
+profile, timed = read_document(Profile, path), latencies(run, profile, tasks=1)
+points, lacking = join(profile, timed)                 # lacking: forks of the profile that were not timed
 draw_tradeoff(profile, points, Path("pareto.svg"), chosen=choose(points))
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from .errors import InputError
+from .latency_model import Anchor, anchor
 from .pareto import Point, front
 from .results import Result, check_comparable, of_target, read_results
-from .stats import Interval, mean_interval
+from .spec import Pruning
+from .stats import NORMAL, Interval, mean_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
     MARKERS,
@@ -28,12 +31,12 @@ from .tuning.drawing import (
     stages,
 )
 
-NORMAL = 1.96
-"""Standard errors in half a 95 % interval."""
+Predict: TypeAlias = Callable[[tuple[int, ...], Pruning | None], Interval]
+"""Added latency of a fork that was not timed."""
 
 
-def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Result]:
-    """Results of `run` with so many tasks on one target, of the profile's network.
+def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Anchor]:
+    """What `run` measured with so many tasks on one target, of the profile's network.
 
     Raises InputError where there are none, or they are of another model, input or of several targets.
     """
@@ -45,7 +48,7 @@ def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None
     for each in found:
         _check_same(each, profile, run)
     check_comparable(found)
-    return found
+    return [anchor(each) for each in found]
 
 
 def _check_same(result: Result, profile: Profile, run: Path) -> None:
@@ -65,34 +68,42 @@ def _check_same(result: Result, profile: Profile, run: Path) -> None:
         )
 
 
-def join(profile: Profile, results: Sequence[Result]) -> tuple[list[Point], tuple[str, ...]]:
-    """Points of the forks that have both, and names of those of the profile that were not timed.
+def join(
+    profile: Profile, measured: Sequence[Anchor], predict: Predict | None = None
+) -> tuple[list[Point], tuple[str, ...]]:
+    """Points of the forks that have both, and names of those of the profile that lack a latency.
 
-    A Siamese head or blocks begun anew change no latency that a sweep of plain forks could tell: such rows are left
-    out. Raises InputError where no fork has both.
+    Of what was measured, graphs count whose tasks all have one fork. What was not timed is predicted by `predict`,
+    where there is one. A Siamese head or blocks begun anew change no latency that a sweep of plain forks could tell:
+    such rows are left out. Raises InputError where no fork has both.
     """
-    timed = {(each.layers, str(each.prune or "")): each for each in results}
-    rows = [row for row in profile.rows if not row.siamese and row.init == "pretrained" and row.layers]
-    found = [(row, timed.get((row.layers, str(row.prune or "")))) for row in rows]
-    points = [_point(row, result, profile) for row, result in found if result is not None]
+    timed = {
+        (*set(each.forks), str(each.prune or "")): each for each in measured if len(set(each.forks)) == 1
+    }
+    points, lacking = list[Point](), list[str]()
+    for row in profile.rows:
+        if row.siamese or row.init != "pretrained" or not row.layers:
+            continue
+        found, accuracy = timed.get((row.layers, str(row.prune or ""))), _accuracy(row, profile)
+        if found is not None:
+            points.append(Point(row.fork, accuracy, found.added))
+        elif predict is not None:
+            points.append(Point(row.fork, accuracy, predict(row.layers, row.prune), predicted=True))
+        else:
+            lacking.append(row.fork)
     if not points:
         raise InputError(
             "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
         )
-    return points, tuple(row.fork for row, result in found if result is None)
+    return points, tuple(lacking)
 
 
-def _point(row: Row, result: Result, profile: Profile) -> Point:
-    added = Interval(result.added, result.ratio.low - 1, result.ratio.high - 1)
-    return Point(row.fork, _accuracy(row, int(profile.data.get("test", 0))), added)
-
-
-def _accuracy(row: Row, pictures: int) -> Interval:
+def _accuracy(row: Row, profile: Profile) -> Interval:
     """Over several seeds, Student's interval; of one, that of a share of so many test pictures."""
     if len(row.accuracies) > 1:
         found = mean_interval(row.accuracies)
         return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
-    share = row.accuracy
+    share, pictures = row.accuracy, int(profile.data.get("test", 0))
     half = NORMAL * math.sqrt(share * (1 - share) / pictures) if pictures else 1.0
     return Interval(share, max(0.0, share - half), min(1.0, share + half))
 

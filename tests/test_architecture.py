@@ -16,14 +16,16 @@ ORDER = (  # noqa: SIM905
     "probing backbone attention widths heads versions channels prunable pruning diff tasks plan work costs layouts "
     "grouped multitask folding export backends targets cost_model calibrated stats pareto environment memory "
     "conditions measure calibration bias_correction quantization precision manifest bundle parity references "
-    "runtime footprint results result_tables fitting timing proof compiling pack sources build archive signing "
-    "triton graft ship run_folder sweep data executors tuning tradeoff demo_tables demo cli"
+    "runtime footprint results result_tables latency_model fitting predictor timing proof compiling "
+    "pack sources build archive signing triton graft ship run_folder sweep calibrating data executors tuning tradeoff "
+    "choice demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures topology plan work backends targets "
-    "cost_model calibrated stats pareto environment memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
-    "runtime footprint results result_tables fitting timing proof compiling pack archive signing triton run_folder"
+    "cost_model calibrated stats pareto environment memory conditions measure calibration "
+    "bias_correction quantization precision manifest bundle parity runtime footprint results result_tables fitting "
+    "latency_model timing proof compiling pack archive signing triton run_folder"
 ).split()
 
 TUNING = (  # noqa: SIM905

@@ -13,14 +13,15 @@ from test_work import fork, works
 from tiny_results import result
 
 from subtune_deploy.errors import InputError
-from subtune_deploy.fitting import Score, fit_results, score, score_fit, score_macs
+from subtune_deploy.fitting import Score, fit_results, learn_most_telling, score, score_fit, score_macs
+from subtune_deploy.latency_model import anchor
 from subtune_deploy.stats import Ratio
 
 BASE = list(works({}).values())
 FORKS = [(1,), (2,), (3,), (4,), (5,), (6,), (2, 3), (1, 6)]
 GRAPHS = [list(works(fork("t", *blocks)).values()) for blocks in FORKS]
 RESULTS = [
-    result(sum(w.macs for w in graph) / 610 - 1, layers=blocks)
+    anchor(result(sum(w.macs for w in graph) / 610 - 1, layers=blocks))
     for blocks, graph in zip(FORKS, GRAPHS, strict=True)
 ]
 """A machine whose latency is its multiply-adds."""
@@ -89,3 +90,17 @@ def test_one_prediction_has_no_rank_and_equal_ones_neither() -> None:
 def test_an_added_latency_of_nothing_is_missed_by_far_or_not_at_all() -> None:
     assert score([1.0], [1.0]).added == 0
     assert score([1.1], [1.0]).added == np.inf
+
+
+def test_a_measurement_that_cannot_be_had_is_replaced_by_the_next_most_telling() -> None:
+    asked = list[int]()
+
+    def measured(index: int) -> Ratio | None:
+        asked.append(index)
+        return None if len(asked) == 1 else RESULTS[index].ratio
+
+    _, learnt = learn_most_telling(BASE, GRAPHS, 3, measured)
+    assert learnt == tuple(asked[1:])
+    assert len(learnt) == 3
+    _, learnt = learn_most_telling(BASE, GRAPHS, 3, lambda index: None)
+    assert learnt == ()

@@ -14,6 +14,7 @@ from tiny_results import result
 
 from subtune_deploy.documents import write_document
 from subtune_deploy.errors import InputError
+from subtune_deploy.latency_model import anchor
 from subtune_deploy.pareto import choose
 from subtune_deploy.results import Result, append_result
 from subtune_deploy.spec import Pruning
@@ -44,6 +45,7 @@ RESULTS = [
     timed(0.10, layers=(4,)),
     timed(0.06, layers=(4,), prune=THIN),
 ]
+ANCHORS = [anchor(each) for each in RESULTS]
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def pareto(files: Path, *arguments: object):
 
 
 def test_forks_with_both_are_joined_and_the_others_named() -> None:
-    points, lacking = join(PROFILE, RESULTS)
+    points, lacking = join(PROFILE, ANCHORS)
     assert [point.fork for point in points] == ["1", "2", "3", "4", f"4 {THIN}"]
     assert lacking == ("3-4",)
     three = points[2]
@@ -73,7 +75,7 @@ def test_forks_with_both_are_joined_and_the_others_named() -> None:
 
 def test_of_one_seed_the_interval_is_that_of_a_share_of_the_test_pictures() -> None:
     one = profile(row((4,), (0.9,)), seeds=(0,))
-    ((point,), _) = join(one, RESULTS)
+    ((point,), _) = join(one, ANCHORS)
     assert point.accuracy.high - point.accuracy.value == pytest.approx(1.96 * math.sqrt(0.9 * 0.1 / 500))
 
 
@@ -87,12 +89,12 @@ def test_the_command_tells_front_knee_and_choice(files: Path) -> None:
     cheap = pareto(files, "--min-accuracy", "90%", "--json").document
     assert cheap["chosen"]["fork"] == f"4 {THIN}"
     assert [each["fork"] for each in cheap["front"]] == [f"4 {THIN}", "4", "3"]
-    assert pareto(files, "--json").document["chosen"]["fork"] == choose(join(PROFILE, RESULTS)[0]).fork
+    assert pareto(files, "--json").document["chosen"]["fork"] == choose(join(PROFILE, ANCHORS)[0]).fork
 
 
 @pytest.mark.parametrize("name", ["tradeoff.svg", "tradeoff.png"])
 def test_the_picture_shows_front_stages_and_choice(files: Path, name: str) -> None:
-    points, _ = join(PROFILE, RESULTS)
+    points, _ = join(PROFILE, ANCHORS)
     draw_tradeoff(PROFILE, points, files / name, choose(points, max_added=0.15))
     assert (files / name).stat().st_size > 5000
     if name.endswith("svg"):
@@ -126,7 +128,7 @@ def test_a_run_is_of_the_profiles_network_on_one_target(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="do not belong together"):
         read(RESULTS[0], replace(RESULTS[1], host={"cpu": "another"}))
     with pytest.raises(InputError, match="no fork was both trained and timed"):
-        join(PROFILE, [timed(0.1, layers=(1, 2))])
+        join(PROFILE, [anchor(timed(0.1, layers=(1, 2)))])
 
 
 def test_bad_input_is_one_line(files: Path) -> None:

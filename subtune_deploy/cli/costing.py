@@ -11,6 +11,8 @@ import click
 
 from ..errors import InputError, LayersError
 from ..spec import format_layers
+from ..stats import NORMAL
+from .calibrating import calibration_options, read_predictor
 from .common import (
     json_option,
     messages,
@@ -25,7 +27,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..costs import Counted
+    from ..predictor import Costing
     from ..results import Result
     from ..work import Work
 
@@ -56,6 +58,7 @@ Predictions = dict[str, dict[str, float]]
     show_default=True,
     help="Of --run that are fitted, at most.",
 )
+@calibration_options
 @json_option
 def cost(
     layers: str,
@@ -63,22 +66,23 @@ def cost(
     target: str | None,
     run: Path | None,
     measurements: int,
+    calibration: Path | None,
+    across: bool,
     as_json: bool,
     **network: Any,
 ) -> None:
     """What a fork asks of a machine, and what models of latency make of it.
 
     Nothing is built or timed. With --run, the most telling measurements of a sweep are fitted, and the model is held
-    against those that are left.
+    against those that are left; with --calibration, all that `calibrate` measured are.
     """
-    from ..costs import candidate_works, count_costs
+    from ..predictor import Costing
     from ..targets import load_target
 
     prune = read_pruning(network)
     backbone = read_backbone(**network)
-    fork, counted = read_layers(layers, backbone), count_costs(backbone)
-    works = candidate_works(backbone, [fork] * tasks, prune, counted)
-    base = candidate_works(backbone, [], base=counted)
+    fork, costing = read_layers(layers, backbone), Costing(backbone)
+    works, base = costing.works([fork] * tasks, prune), costing.base
     predicted: Predictions = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
     found: dict[str, Any] = {
         "model": backbone.name,
@@ -90,10 +94,15 @@ def cost(
         predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
         results = _results(run, backbone, target)
-        calibrated, told = _from_run(results, backbone, counted, works, measurements)
+        calibrated, told = _from_run(results, costing, works, measurements)
         predicted |= calibrated
         found |= told
-    found["uncounted"] = dict(counted.uncounted)
+    if calibration:
+        predictor, fitted = read_predictor(calibration, backbone, across)
+        name = f"calibrated, {fitted.target.name}"
+        predicted[name] = dataclasses.asdict(predictor.predict([fork] * tasks, prune))
+        found |= {"base_seconds": fitted.base_seconds, "fitted": list(map(str, fitted.anchors))}
+    found["uncounted"] = dict(costing.counted.uncounted)
     if as_json:
         print_json(found | {"works": [_row(work) for work in works]})
     else:
@@ -117,31 +126,23 @@ def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -
 
 
 def _from_run(
-    results: Sequence[Result], backbone: Backbone, counted: Counted, works: Works, count: int
+    results: Sequence[Result], costing: Costing, works: Works, count: int
 ) -> tuple[Predictions, dict[str, Any]]:
     """What a model that is fitted to some of `results` says of `works`; which these are, and its errors on the rest."""
-    from ..costs import candidate_works
     from ..fitting import fit_results, score_fit, score_macs
+    from ..latency_model import anchor
 
-    base = candidate_works(backbone, [], base=counted)
-    graphs = [
-        candidate_works(backbone, [*r.forks.values()], r.prune, counted, merge=_merge(r), grouped=r.grouped)
-        for r in results
-    ]
-    fit = fit_results(base, graphs, results, min(count, len(results) - 1))
+    anchors = [anchor(each) for each in results]
+    graphs = [costing.anchored(each) for each in anchors]
+    fit = fit_results(costing.base, graphs, anchors, min(count, len(anchors) - 1))
     scores = {
-        "calibrated": score_fit(fit, graphs, results),
-        "multiply-adds": score_macs(fit, base, graphs, results),
+        "calibrated": score_fit(fit, graphs, anchors),
+        "multiply-adds": score_macs(fit, costing.base, graphs, anchors),
     }
     return {f"calibrated, {results[0].target}": dataclasses.asdict(fit.model.predict(works))}, {
-        "fitted": [f"{results[index].fork} x{results[index].tasks}" for index in fit.learnt],
+        "fitted": [str(anchors[index]) for index in fit.learnt],
         "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
     }
-
-
-def _merge(result: Result) -> Any:
-    """As plans have it: JSON knows no tuples."""
-    return tuple(result.merge) if isinstance(result.merge, list) else result.merge
 
 
 def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
@@ -213,7 +214,7 @@ def _grouped(cell: object) -> str:
 
 def _predictions(predicted: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
     for name, each in predicted.items():
-        doubt = f" ± {1.96 * each['deviation']:.3f}" if "deviation" in each else ""
+        doubt = f" ± {NORMAL * each['deviation']:.3f}" if "deviation" in each else ""
         yield name, f"{each['ratio']:.3f}{doubt}"
 
 

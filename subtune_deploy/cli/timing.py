@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..sweep import Step
 
 
-_protocol_options = options(
+protocol_options = options(
     click.option(
         "--protocol",
         "name",
@@ -63,9 +63,11 @@ _protocol_options = options(
         "--hot", is_flag=True, help="The flattered number: one input, and each engine right after itself."
     ),
 )
+"""How engines are timed."""
 
 
-def _protocol(name: str, seconds: float | None, precision: float | None) -> Protocol:
+def read_protocol(name: str, seconds: float | None, precision: float | None) -> Protocol:
+    """The one that `protocol_options` asked for. Raises InputError."""
     from ..measure import PAPER, Protocol
 
     given = {"seconds": seconds, "precision": precision}
@@ -83,7 +85,7 @@ def _protocol(name: str, seconds: float | None, precision: float | None) -> Prot
     "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR | --compare A B"
 )
 @click.option("--target", metavar="NAME", help="One engine of the bundle; default: all.")
-@_protocol_options
+@protocol_options
 @click.option("--compare", is_flag=True, help="Compare the results of two bundles, sweeps or files instead.")
 @click.option("--across", is_flag=True, help="With --compare: although host, versions or protocol differ.")
 @json_option
@@ -112,7 +114,7 @@ def bench(
         raise InputError("--across goes with --compare", "leave it away: a bundle is measured on this host")
     from ..results import to_document
 
-    results = _benched(folders[0], target, _protocol(**how), hot)
+    results = _benched(folders[0], target, read_protocol(**how), hot)
     if as_json:
         print_json({"bundle": str(folders[0]), "measurements": [to_document(result) for result in results]})
     else:
@@ -186,7 +188,7 @@ def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
 )
 @prune_candidates_options
 @build_options
-@_protocol_options
+@protocol_options
 @click.option("--keep", is_flag=True, help="Keep each candidate's bundle in RUN/bundles.")
 @click.option("-o", "--out", "run", required=True, type=click.Path(path_type=Path), metavar="RUN",
               help="The run's folder; a run that was interrupted goes on where it stopped.")  # fmt: skip
@@ -220,9 +222,9 @@ def sweep(
     from ..targets import load_target
 
     how = SweepOptions(
-        BuildOptions(parse_batch(batch), merge, lowering), _protocol(name, seconds, precision), hot, keep
+        BuildOptions(parse_batch(batch), merge, lowering), read_protocol(name, seconds, precision), hot, keep
     )
-    recipes, counts = [load_target(each) for each in targets], _counts(tasks)
+    recipes, counts = [load_target(each) for each in targets], read_counts(tasks)
     prunings = read_prunings(network) or (None,)
     backbone = read_backbone(**network)
     lists = [read_layers(each, backbone) for each in forks]
@@ -237,7 +239,7 @@ def sweep(
     messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
     start, fresh = time.monotonic(), list[float]()
     with bar("sweep") as tick, redirect_stdout(sys.stderr):
-        results = measure_all(backbone, chosen, recipes, run, how, told=_teller(tick, fresh))
+        results = measure_all(backbone, chosen, recipes, run, how, told=sweep_teller(tick, fresh))
     _summarise(results, fresh, time.monotonic() - start)
     if as_json:
         print_json({"run": str(run), "results": [to_document(result) for result in results]})
@@ -256,7 +258,9 @@ def _summarise(results: Sequence[Result], fresh: Sequence[float], seconds: float
         messages.print(f"warning: {len(noisy)} of {len(results)} results are doubtful, as {first}")
 
 
-def _teller(tick: Callable[[str, float, float], None], fresh: list[float]) -> Callable[[Step], None]:
+def sweep_teller(tick: Callable[[str, float, float], None], fresh: list[float]) -> Callable[[Step], None]:
+    """Says what happens to each candidate; `fresh` gets the seconds that each took to measure."""
+
     def told(step: Step) -> None:
         where, left = f"{step.candidate} on {step.target}", time_left(step.seconds_left)
         tick(f"{where}, {left}", step.done, step.total)
@@ -276,7 +280,8 @@ def _outcome(outcome: Result | SubtuneError) -> str:
     return f"{outcome.added:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def read_counts(text: str) -> tuple[int, ...]:
+    """`"1,2,8"`. Raises InputError."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 1 <= int(word) <= 256 for word in words):
         raise InputError(f"tasks {text!r} is no list of counts", "give 1 to 256 each, as in --tasks 1,2,4,8")

@@ -1,0 +1,96 @@
+"""A few forks are measured so that all others can be predicted.
+
+found = calibrate(backbone, candidates(16, (1, 3)), load_target("cpu"), Path("resnet50_cpu.run"))
+write_document(Path("resnet50_cpu.json"), found)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .backbone import Backbone, architecture
+from .backends.base import Target
+from .errors import CheckFailed, InputError
+from .fitting import learn_most_telling
+from .latency_model import LatencyModel, latency_model
+from .predictor import Costing
+from .results import Result
+from .stats import Ratio
+from .sweep import Candidate, Step, SweepOptions, sweep
+
+MEASUREMENTS = 10
+
+Told = Callable[[Step], None]
+
+
+def calibrate(
+    backbone: Backbone,
+    chosen: Sequence[Candidate],
+    target: Target,
+    run: Path,
+    options: SweepOptions | None = None,
+    *,
+    count: int = MEASUREMENTS,
+    told: Told = lambda step: None,
+) -> LatencyModel:
+    """Measure `count` of the candidates `chosen`, each time the one that tells most about all of them.
+
+    What the run's folder has already is not measured again. A candidate that fails is told, and another one taken.
+    Raises InputError where `chosen` has fewer than `count`, or the run was made differently; CheckFailed where
+    all fail; Unavailable.
+    """
+    if not 1 <= count <= len(chosen):
+        raise InputError(
+            f"{len(chosen)} candidates to measure {count} of", "give more forks, or a smaller --measurements"
+        )
+    costing, results = Costing(backbone), list[Result]()
+    measure = _Measuring(backbone, target, run, options or SweepOptions(), count, told)
+
+    def measured(index: int) -> Ratio | None:
+        result = measure(chosen[index], len(results))
+        results.extend([result] if result else [])
+        return result.ratio if result else None
+
+    graphs = [costing.works([each.layers] * each.tasks, each.prune) for each in chosen]
+    learn_most_telling(costing.base, graphs, count, measured)
+    if not results:
+        raise CheckFailed(
+            f"all {len(chosen)} candidates failed on {target.name}", "see what was said of each"
+        )
+    return latency_model(results, architecture(backbone), target)
+
+
+def measure_more(backbone: Backbone, candidate: Candidate, found: LatencyModel, run: Path) -> LatencyModel:
+    """With one candidate more, measured as those before were, unless the run's folder has it already.
+
+    Raises what `sweep` does.
+    """
+    options = SweepOptions(protocol=found.protocol, hot=found.inputs == "hot")
+    (result,) = sweep(backbone, [candidate], [found.target], run, options)
+    return found.grown(result)
+
+
+class _Measuring:
+    """One candidate after the other, told as steps of one undertaking."""
+
+    def __init__(
+        self, backbone: Backbone, target: Target, run: Path, options: SweepOptions, count: int, told: Told
+    ) -> None:
+        self.backbone, self.target, self.run, self.options = backbone, target, run, options
+        self.count, self.told, self.start = count, told, time.monotonic()
+
+    def __call__(self, candidate: Candidate, done: int) -> Result | None:
+        def step(each: Step) -> None:
+            left = (time.monotonic() - self.start) / done * (self.count - done) if done else None
+            self.told(
+                replace(each, done=done + (each.outcome is not None), total=self.count, seconds_left=left)
+            )
+
+        try:
+            (result,) = sweep(self.backbone, [candidate], [self.target], self.run, self.options, told=step)
+        except CheckFailed:  # `told` has heard why
+            return None
+        return result

@@ -1,0 +1,86 @@
+"""What any fork of a backbone would take on a target, told from the few forks that were measured there.
+
+predictor = Predictor.of(backbone, read_document(LatencyModel, path))
+predictor.added([(13, 14)] * 8)                    # Interval(value=1.93, low=1.87, high=1.99)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .backbone import Backbone, architecture
+from .calibrated import Calibrated, Predicted, Works, uncalibrated
+from .costs import Counted, candidate_works, count_costs
+from .fitting import learn
+from .latency_model import Anchor, LatencyModel
+from .spec import Pruning
+from .stats import NORMAL, Interval, Ratio
+
+Forks = Sequence[Sequence[int]]
+
+
+class Costing:
+    """What graphs of one backbone ask of a machine, counted once."""
+
+    def __init__(self, backbone: Backbone, counted: Counted | None = None) -> None:
+        self.backbone = backbone
+        self.counted = counted or count_costs(backbone)
+        self._works: dict[tuple[Any, ...], Works] = {}
+
+    @cached_property
+    def base(self) -> Works:
+        """Of the backbone alone."""
+        return candidate_works(self.backbone, [], base=self.counted)
+
+    def works(self, forks: Forks, prune: Pruning | None = None) -> Works:
+        """Of a graph with a candidate task for each of `forks`, lowered as is usual. Raises what `prune` does."""
+        return self.anchored(Anchor(tuple(map(tuple, forks)), Ratio(1, 1, 1), prune=prune))
+
+    def anchored(self, anchor: Anchor) -> Works:
+        """Of a graph that was measured, lowered as it was then."""
+        key = (anchor.forks, anchor.prune, anchor.merge, anchor.grouped)
+        if key not in self._works:  # thinning takes seconds
+            forks, prune, merge, grouped = key
+            self._works[key] = candidate_works(
+                self.backbone, forks, prune, self.counted, merge=merge, grouped=grouped
+            )
+        return self._works[key]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A calibrated model with the backbone whose forks it predicts."""
+
+    costing: Costing
+    model: Calibrated
+
+    @classmethod
+    def of(cls, backbone: Backbone, found: LatencyModel) -> Predictor:
+        """Fitted to all that was measured. Raises InputError where that was another network."""
+        found.check_network(backbone.name, architecture(backbone))
+        start = Costing(backbone)
+        predictor = cls(start, uncalibrated(start.base))
+        for anchor in found.anchors:
+            predictor = predictor.learn(anchor)
+        return predictor
+
+    def learn(self, anchor: Anchor) -> Predictor:
+        """With one measurement more."""
+        return replace(self, model=learn(self.model, self.costing.anchored(anchor), anchor.ratio))
+
+    def predict(self, forks: Forks, prune: Pruning | None = None) -> Predicted:
+        """The ratio to the base of a graph with a task for each of `forks`. Raises what `prune` does."""
+        return self.model.predict(self.costing.works(forks, prune))
+
+    def added(self, forks: Forks, prune: Pruning | None = None) -> Interval:
+        """Its added latency relative to the base, with the interval that is to hold 95 %."""
+        found = self.predict(forks, prune)
+        half = NORMAL * found.deviation
+        return Interval(found.added, found.added - half, found.added + half)
+
+    def of_tasks(self, tasks: int) -> Callable[[tuple[int, ...], Pruning | None], Interval]:
+        """Added latency of so many tasks on one fork."""
+        return lambda layers, prune: self.added([layers] * tasks, prune)

@@ -1,0 +1,228 @@
+"""Calibrations of a real small network: measured, resumed, predicted from, confirmed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_cli import cli, write_network
+
+from subtune_deploy import calibrating
+from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.calibrated import uncalibrated
+from subtune_deploy.calibrating import calibrate
+from subtune_deploy.costs import candidate_works
+from subtune_deploy.documents import read_document, write_document
+from subtune_deploy.errors import CheckFailed, InputError
+from subtune_deploy.latency_model import Anchor, LatencyModel
+from subtune_deploy.measure import Protocol
+from subtune_deploy.models import load_model
+from subtune_deploy.predictor import Costing, Predictor
+from subtune_deploy.results import read_results
+from subtune_deploy.stats import NORMAL, Ratio
+from subtune_deploy.sweep import Candidate, Step, SweepOptions, candidates
+from subtune_deploy.targets import load_target
+from subtune_deploy.tuning.documents import Profile, Row
+
+QUICK = SweepOptions(protocol=Protocol(seconds=0.2))
+CHOSEN = candidates(4, (1, 2))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrating")
+    write_network(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbone(place: Path) -> Backbone:
+    return trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
+
+
+@pytest.fixture(scope="module")
+def file(place: Path) -> Path:
+    """What the command leaves."""
+    network = ("--model", f"{place}/net.py:Net", "--weights", place / "base.pt")
+    asked = (
+        "--span",
+        "1-2",
+        "--tasks",
+        "1,2",
+        "--measurements",
+        3,
+        "--seconds",
+        0.2,
+        "-o",
+        place / "found.json",
+    )
+    ran = cli("calibrate", *network, *asked)
+    assert ran.status == 0, ran.err
+    assert "3 of 14 candidates on cpu" in ran.err
+    assert "fitted 20" in ran.out
+    return place / "found.json"
+
+
+def test_the_file_holds_what_was_measured(file: Path, backbone: Backbone) -> None:
+    found = read_document(LatencyModel, file)
+    lines = {str(each.layers): each.ratio for each in read_results(file.with_suffix(".run"))}
+    assert len(found.anchors) == len(lines) == 3
+    assert [each.ratio for each in found.anchors] == list(lines.values())
+    assert found.target == load_target("cpu")
+    assert found.protocol == Protocol(seconds=0.2)
+
+
+def test_predictions_are_those_of_the_model_fitted_by_hand(file: Path, backbone: Backbone) -> None:
+    found = read_document(LatencyModel, file)
+    predictor, model = Predictor.of(backbone, found), uncalibrated(candidate_works(backbone, []))
+    for each in found.anchors:
+        works = candidate_works(backbone, each.forks)
+        model = model.learn(works, each.ratio.value, (each.ratio.high - each.ratio.low) / (2 * NORMAL))
+    expected = model.predict(candidate_works(backbone, [(2, 3)] * 2))
+    assert predictor.predict([(2, 3)] * 2) == expected
+    interval = predictor.of_tasks(2)((2, 3), None)
+    assert interval.value == pytest.approx(expected.ratio - 1)
+    assert interval.high - interval.low == pytest.approx(2 * NORMAL * expected.deviation)
+    moved = predictor.learn(
+        Anchor(((2, 3), (2, 3)), Ratio(9.0, 8.9, 9.1))
+    )  # and it hangs on what was measured
+    assert moved.predict([(2, 3)] * 2).ratio > expected.ratio + 1
+
+
+def test_how_a_graph_was_lowered_counts(backbone: Backbone) -> None:
+    costing, ratio = Costing(backbone), Ratio(1.5, 1.4, 1.6)
+    merged, apart = (costing.anchored(Anchor(((1,),), ratio, merge=merge)) for merge in ("always", "never"))
+    assert sum(work.weights for work in merged) < sum(work.weights for work in apart)
+
+
+def test_what_was_measured_is_not_measured_again(backbone: Backbone, tmp_path: Path) -> None:
+    steps = list[Step]()
+    first = calibrate(
+        backbone, CHOSEN, load_target("cpu"), tmp_path / "run", QUICK, count=2, told=steps.append
+    )
+    assert [(step.done, step.total) for step in steps] == [(0, 2), (1, 2), (1, 2), (2, 2)]
+    steps.clear()
+    more = calibrate(
+        backbone, CHOSEN, load_target("cpu"), tmp_path / "run", QUICK, count=3, told=steps.append
+    )
+    assert [step.done for step in steps] == [2, 3]
+    assert more.anchors[:2] == first.anchors
+
+
+def test_a_candidate_that_fails_is_replaced(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = calibrating.sweep, list[Candidate]()
+
+    def sweep(backbone: Backbone, chosen: list[Candidate], *others: object, **more: object) -> object:
+        asked.extend(chosen)
+        if len(asked) == 1:
+            raise CheckFailed("1 of 1 failed", "the others are kept")
+        return real(backbone, chosen, *others, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibrating, "sweep", sweep)
+    found = calibrate(backbone, CHOSEN, load_target("cpu"), tmp_path / "run", QUICK, count=1)
+    assert [str(each) for each in found.anchors] == [str(asked[1]).removesuffix(" x1")]
+
+
+def test_where_all_candidates_fail_it_is_said(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sweep(*arguments: object, **more: object) -> object:
+        raise CheckFailed("1 of 1 failed", "the others are kept")
+
+    monkeypatch.setattr(calibrating, "sweep", sweep)
+    with pytest.raises(CheckFailed, match="all 7 candidates failed on cpu"):
+        calibrate(backbone, CHOSEN, load_target("cpu"), tmp_path / "run", QUICK, count=1)
+
+
+@pytest.mark.parametrize("count", [0, 8])
+def test_more_measurements_than_forks_are_refused(backbone: Backbone, tmp_path: Path, count: int) -> None:
+    with pytest.raises(InputError, match=f"7 candidates to measure {count} of"):
+        calibrate(backbone, CHOSEN, load_target("cpu"), tmp_path / "run", QUICK, count=count)
+    assert not (tmp_path / "run").exists()
+
+
+def profile_of(backbone: Backbone, folder: Path) -> Path:
+    """Later blocks are better, pairs best."""
+    rows = [
+        Row(str(each).removesuffix(" x1"), each.layers, share, None, (share,), 100)
+        for each in CHOSEN
+        for share in [0.5 + 0.05 * max(each.layers) + 0.1 * (len(each.layers) - 1)]
+    ]
+    shapes = tuple(tuple(each.output_shape) for each in backbone.blocks)
+    names = tuple(each.name for each in backbone.blocks)
+    network = (backbone.name, backbone.weights, tuple(backbone.input.shape))
+    about = (*network, names, shapes, {"test": 100}, {})
+    write_document(folder / "profile.json", Profile(*about, examples=20, seeds=(0,), rows=tuple(rows)))
+    return folder / "profile.json"
+
+
+def test_pareto_predicts_and_measures_what_decides(file: Path, backbone: Backbone, tmp_path: Path) -> None:
+    calibration = tmp_path / "copy.json"
+    calibration.write_bytes(file.read_bytes())
+    found = read_document(LatencyModel, file)
+    place = Path(backbone.name.rpartition(":")[0]).parent
+    network = ("--model", backbone.name, "--weights", place / "base.pt")
+    asked = ("pareto", "--accuracy", profile_of(backbone, tmp_path), "--calibration", calibration, *network)
+    document = cli(*asked, "--json").document
+    known = {str(each) for each in found.anchors if len(each.forks) == 1}
+    assert {each["fork"]: each["predicted"] for each in document["points"]} == {
+        str(each).removesuffix(" x1"): str(each).removesuffix(" x1") not in known for each in CHOSEN
+    }
+    assert cli(*asked).status == 0
+    picture = cli(*asked, "--picture", tmp_path / "x.svg")
+    assert picture.status == 0, picture.err
+    confirmed = cli(*asked, "--min-accuracy", "70%", "--confirm", "--json").document
+    assert not confirmed["chosen"]["predicted"]
+    assert confirmed["chosen"]["accuracy"]["value"] >= 0.7
+    grown = read_document(LatencyModel, calibration)
+    assert [str(each) for each in grown.anchors[3:]] == confirmed["confirmed"]
+    again = cli(*asked, "--min-accuracy", "70%", "--confirm", "--json").document
+    assert again["confirmed"] == []
+    assert again["chosen"] == confirmed["chosen"]
+
+
+def test_cost_takes_a_calibration_too(file: Path, backbone: Backbone) -> None:
+    place = Path(backbone.name.rpartition(":")[0]).parent
+    network = ("--model", backbone.name, "--weights", place / "base.pt", "--layers", "2-3")
+    document = cli("cost", *network, "--calibration", file, "--json").document
+    assert set(document["predicted"]) == {"multiply-adds", "calibrated, cpu"}
+    assert len(document["fitted"]) == 3
+    assert document["base_seconds"] > 0
+
+
+def test_bad_input_is_one_line(file: Path, backbone: Backbone, tmp_path: Path) -> None:
+    document = json.loads(file.read_text())
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(document | {"host": document["host"] | {"cpu": "another CPU"}}))
+    profile = profile_of(backbone, tmp_path)
+    network = ("--model", backbone.name)
+    for arguments, says in {
+        ("--calibration", other, *network): "another host or versions: cpu another CPU",
+        ("--calibration", file, "--model", "resnet18"): "the network is resnet18",
+        ("--calibration", profile, *network): "kind 'profile', expected 1 and 'calibrate'",
+        ("--calibration", file, "--latency", file.with_suffix(".run")): "both of --latency and --calibration",
+        (): "neither of --latency and --calibration",
+        ("--latency", file.with_suffix(".run"), "--confirm"): "--confirm goes with --calibration",
+        ("--calibration", file, "--confirm", "--across"): "--confirm measures on this host",
+        ("--calibration", file, *network, "--min-accuracy", "99%"): "no fork has an accuracy of 99.0%",
+    }.items():
+        ran = cli("pareto", "--accuracy", profile, *arguments)
+        assert (ran.status, ran.out) == (2, "")
+        assert says in ran.err.splitlines()[-2]
+    assert cli("pareto", "--accuracy", profile, "--calibration", other, *network, "--across").status == 0
+    ran = cli("cost", "--model", "resnet18", "--layers", "7", "--calibration", file)
+    assert (ran.status, ran.out) == (2, "")
+    assert "the calibration is of" in ran.err
+    ran = cli("calibrate", *network, "--span", "1", "--measurements", 9, "-o", tmp_path / "no.json")
+    assert (ran.status, "4 candidates to measure 9 of" in ran.err) == (2, True)
+    assert not (tmp_path / "no.json").exists()
+
+
+def test_a_file_of_another_network_is_refused(file: Path, backbone: Backbone) -> None:
+    found = replace(read_document(LatencyModel, file), network="another")
+    with pytest.raises(InputError, match="on input 3x32x32, not of this"):
+        Predictor.of(backbone, found)

@@ -1,0 +1,87 @@
+"""What must be measured before a choice stands: against measuring everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_documents import profile, row
+from tiny_results import result
+
+from subtune_deploy.choice import Choice, decide
+from subtune_deploy.errors import InputError
+from subtune_deploy.latency_model import Anchor, anchor
+from subtune_deploy.pareto import front
+from subtune_deploy.stats import Interval
+from subtune_deploy.tuning.documents import Profile, Row
+
+BLOCKS = 4
+NUMBER = st.integers(1, 8).map(lambda n: n / 8)
+FORK = st.tuples(NUMBER, NUMBER, st.integers(0, 3), st.integers(0, 3))
+"""Accuracy, true added latency, and by how many eighths the interval goes below and above it."""
+LIMITS = st.sampled_from(
+    [{}, {"max_added": 3 / 8}, {"min_accuracy": 0.5}, {"max_added": 0.5, "min_accuracy": 0.25}]
+)
+
+
+def timed(layers: tuple[int, ...], added: float) -> Anchor:
+    return anchor(result(added, 0.0, layers=layers))
+
+
+def decided(
+    forks: list[tuple[float, float, int, int]], confirm: bool, limits: dict[str, float]
+) -> tuple[Profile, Callable[[], Choice], Callable[[], Choice]]:
+    """(the profile, the choice from predictions that are confirmed, the choice from measuring all)"""
+    rows = [row((n,), (accuracy,)) for n, (accuracy, *_) in enumerate(forks, start=1)]
+    made = profile(*rows)
+    true = {(n,): added for n, (_, added, _, _) in enumerate(forks, start=1)}
+    doubt = {(n,): (low / 8, high / 8) for n, (_, _, low, high) in enumerate(forks, start=1)}
+
+    def predict(layers: tuple[int, ...], prune: object) -> Interval:
+        low, high = doubt[layers]
+        return Interval(true[layers] + (high - low) / 2, true[layers] - low, true[layers] + high)
+
+    def measure(each: Row) -> tuple[Anchor, Callable[..., Interval]]:
+        return timed(each.layers, true[each.layers]), predict
+
+    predicted = lambda: decide(made, [], predict, measure if confirm else None, **limits)  # noqa: E731
+    return made, predicted, lambda: decide(made, [timed(*each) for each in true.items()], **limits)
+
+
+@given(st.lists(FORK, min_size=1, max_size=BLOCKS), LIMITS)
+def test_predictions_that_were_confirmed_choose_as_measuring_all_does(
+    forks: list[tuple[float, float, int, int]], limits: dict[str, float]
+) -> None:
+    _, confirmed, exhaustive = decided(forks, True, limits)
+    try:
+        expected = exhaustive()
+    except InputError:
+        with pytest.raises(InputError):
+            confirmed()
+        return
+    found = confirmed()
+    assert not found.chosen.predicted
+    assert (found.chosen.accuracy.value, found.chosen.added.value) == pytest.approx(
+        (expected.chosen.accuracy.value, expected.chosen.added.value)
+    )
+    if not limits:
+        best = [(each.fork, each.predicted) for each in front(found.points)]
+        assert best == [(each.fork, False) for each in front(expected.points)]
+
+
+def test_only_what_can_change_the_choice_is_measured() -> None:
+    forks = [(0.5, 1 / 8, 0, 0), (0.7, 3 / 8, 1, 1), (0.8, 5 / 8, 1, 1), (0.6, 2 / 8, 1, 1)]
+    _, confirmed, _ = decided(forks, True, {"max_added": 4 / 8})
+    found = confirmed()  # 3 might have kept the limit, 2 surely does, 4 is no better than 2
+    assert [str(each) for each in found.confirmed] == ["3", "2"]
+    assert found.chosen.fork == "2"
+    _, confirmed, _ = decided(forks, True, {"min_accuracy": 0.65})
+    assert [str(each) for each in confirmed().confirmed] == ["2"]  # and it is cheaper than 3 can be
+
+
+def test_without_confirmation_nothing_is_measured_and_the_choice_says_so() -> None:
+    _, predicted, _ = decided([(0.5, 0.1, 1, 1), (0.7, 0.3, 1, 1)], False, {"min_accuracy": 0.6})
+    assert predicted().chosen.predicted
+    assert predicted().confirmed == ()
