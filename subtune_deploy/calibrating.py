@@ -13,11 +13,13 @@ from pathlib import Path
 
 from .backbone import Backbone, architecture
 from .backends.base import Target
+from .documents import write_document
 from .errors import CheckFailed, InputError
 from .fitting import learn_most_telling
-from .latency_model import LatencyModel, latency_model
-from .predictor import Costing
+from .latency_model import Anchor, LatencyModel, Predict, latency_model
+from .predictor import Costing, Predictor
 from .results import Result
+from .spec import Pruning
 from .stats import Ratio
 from .sweep import Candidate, Step, SweepOptions, sweep
 
@@ -63,14 +65,48 @@ def calibrate(
     return latency_model(results, architecture(backbone), target)
 
 
-def measure_more(backbone: Backbone, candidate: Candidate, found: LatencyModel, run: Path) -> LatencyModel:
-    """With one candidate more, measured as those before were, unless the run's folder has it already.
+def run_of(file: Path) -> Path:
+    """Where a calibration's measurements are kept."""
+    return file.with_suffix(".run")
 
-    Raises what `sweep` does.
+
+class Growing:
+    """A calibration in a file, which grows by what is measured to be sure of a choice of forks for so many `tasks`.
+
+    Calling it measures a fork, as those before were unless the run has it already, learns from it and writes the file.
+    Returns what was measured and what is predicted now, see `choice.decide`. Raises what `sweep` does.
     """
-    options = SweepOptions(protocol=found.protocol, hot=found.inputs == "hot")
-    (result,) = sweep(backbone, [candidate], [found.target], run, options)
-    return found.grown(result)
+
+    def __init__(
+        self,
+        file: Path,
+        found: LatencyModel,
+        predictor: Predictor,
+        tasks: int,
+        told: Told = lambda step: None,
+    ) -> None:
+        self.file, self.found, self.predictor, self.tasks, self.told = file, found, predictor, tasks, told
+
+    @property
+    def predict(self) -> Predict:
+        """Added latency of a fork."""
+        return self.predictor.of_tasks(self.tasks)
+
+    @property
+    def known(self) -> list[Anchor]:
+        """Graphs of so many tasks that were measured."""
+        return [each for each in self.found.anchors if len(each.forks) == self.tasks]
+
+    def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:
+        options = SweepOptions(protocol=self.found.protocol, hot=self.found.inputs == "hot")
+        backbone, candidate = self.predictor.costing.backbone, Candidate(layers, self.tasks, prune)
+        (result,) = sweep(
+            backbone, [candidate], [self.found.target], run_of(self.file), options, told=self.told
+        )
+        self.found = self.found.grown(result)
+        write_document(self.file, self.found)
+        self.predictor = self.predictor.learn(self.found.anchors[-1])
+        return self.found.anchors[-1], self.predict
 
 
 class _Measuring:

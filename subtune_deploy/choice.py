@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .latency_model import Anchor
+from .latency_model import Anchor, Predict
 from .pareto import Point, choose, undecided
-from .tradeoff import Predict, join
-from .tuning.documents import Profile, Row
+from .spec import Pruning
+from .tradeoff import join
+from .tuning.documents import Profile
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Choice:
     confirmed: tuple[Anchor, ...] = ()
 
 
-Measure = Callable[[Row], tuple[Anchor, Predict]]
+Measure = Callable[[tuple[int, ...], Pruning | None], tuple[Anchor, Predict]]
 """Of a fork: what it takes, and what is predicted of all others now that this is known."""
 
 
@@ -43,11 +44,11 @@ def decide(
     Raises what `choose`, `join` and `measure` do.
     """
     limits = {"max_added": max_added, "min_accuracy": min_accuracy}
-    rows = {row.fork: row for row in profile.rows}
+    rows = {row.fork: (row.layers, row.prune) for row in profile.rows}
     known, confirmed = list(measured), list[Anchor]()
     points, lacking = join(profile, known, predict)
     while measure is not None and (point := undecided(points, **limits)) is not None:
-        found, predict = measure(rows[point.fork])
+        found, predict = measure(*rows[point.fork])
         known.append(found)
         confirmed.append(found)
         points, lacking = join(profile, known, predict)

@@ -8,10 +8,10 @@ Measurements are kept, not what was made of them: the model is fitted again in m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from .backends.base import Target
 from .documents import Document
@@ -21,6 +21,9 @@ from .measure import Protocol
 from .results import Result, check_comparable
 from .spec import Pruning, format_layers
 from .stats import Interval, Ratio, median
+
+Predict: TypeAlias = Callable[[tuple[int, ...], Pruning | None], Interval]
+"""Added latency, relative to the base, of a fork that was not measured."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ predictor.added([(13, 14)] * 8)                    # Interval(value=1.93, low=1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from .backbone import Backbone, architecture
 from .calibrated import Calibrated, Predicted, Works, uncalibrated
 from .costs import Counted, candidate_works, count_costs
 from .fitting import learn
-from .latency_model import Anchor, LatencyModel
+from .latency_model import Anchor, LatencyModel, Predict
 from .spec import Pruning
 from .stats import NORMAL, Interval, Ratio
 
@@ -81,6 +81,6 @@ class Predictor:
         half = NORMAL * found.deviation
         return Interval(found.added, found.added - half, found.added + half)
 
-    def of_tasks(self, tasks: int) -> Callable[[tuple[int, ...], Pruning | None], Interval]:
+    def of_tasks(self, tasks: int) -> Predict:
         """Added latency of so many tasks on one fork."""
         return lambda layers, prune: self.added([layers] * tasks, prune)

@@ -8,15 +8,13 @@ draw_tradeoff(profile, points, Path("pareto.svg"), chosen=choose(points))
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from .errors import InputError
-from .latency_model import Anchor, anchor
+from .latency_model import Anchor, Predict, anchor
 from .pareto import Point, front
 from .results import Result, check_comparable, of_target, read_results
-from .spec import Pruning
 from .stats import NORMAL, Interval, mean_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
@@ -30,9 +28,6 @@ from .tuning.drawing import (
     stage_names,
     stages,
 )
-
-Predict: TypeAlias = Callable[[tuple[int, ...], Pruning | None], Interval]
-"""Added latency of a fork that was not timed."""
 
 
 def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Anchor]:

@@ -15,7 +15,7 @@ from subtune_deploy.errors import InputError
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.pareto import front
 from subtune_deploy.stats import Interval
-from subtune_deploy.tuning.documents import Profile, Row
+from subtune_deploy.tuning.documents import Profile
 
 BLOCKS = 4
 NUMBER = st.integers(1, 8).map(lambda n: n / 8)
@@ -43,8 +43,8 @@ def decided(
         low, high = doubt[layers]
         return Interval(true[layers] + (high - low) / 2, true[layers] - low, true[layers] + high)
 
-    def measure(each: Row) -> tuple[Anchor, Callable[..., Interval]]:
-        return timed(each.layers, true[each.layers]), predict
+    def measure(layers: tuple[int, ...], prune: object) -> tuple[Anchor, Callable[..., Interval]]:
+        return timed(layers, true[layers]), predict
 
     predicted = lambda: decide(made, [], predict, measure if confirm else None, **limits)  # noqa: E731
     return made, predicted, lambda: decide(made, [timed(*each) for each in true.items()], **limits)

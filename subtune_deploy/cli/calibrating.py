@@ -53,11 +53,6 @@ def read_predictor(path: Path, backbone: Backbone, across: bool) -> tuple[Predic
     return predictor, found
 
 
-def run_of(calibration: Path) -> Path:
-    """Where its measurements are kept."""
-    return calibration.with_suffix(".run")
-
-
 @click.command()
 @network_options
 @click.option(
@@ -100,6 +95,7 @@ def calibrate(
     common with the forks that are to be predicted.
     """
     from ..calibrating import calibrate as measure
+    from ..calibrating import run_of
     from ..checkpoint import check_writable
     from ..documents import to_document, write_document
     from ..sweep import SweepOptions

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .calibrating import calibration_options, read_predictor, run_of
+from .calibrating import calibration_options, read_predictor
 from .common import (
     json_option,
     messages,
@@ -20,17 +20,14 @@ from .common import (
     print_json,
     print_table,
     read_backbone,
-    status,
 )
+from .timing import sweep_teller
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..choice import Choice, Measure
-    from ..latency_model import Anchor, LatencyModel
+    from ..calibrating import Growing
+    from ..choice import Choice
     from ..pareto import Point
-    from ..predictor import Predictor
-    from ..tradeoff import Predict
-    from ..tuning.documents import Profile, Row
+    from ..tuning.documents import Profile
 
 
 @click.command()
@@ -87,8 +84,9 @@ def pareto(
         assert run is not None
         choice = decide(profile, latencies(run, profile, tasks=tasks, target=target), **limits)
     else:
-        known, predict, measure = _predicted(profile, calibration, across, tasks, network)
-        choice = decide(profile, known, predict, measure if confirm else None, **limits)
+        growing = _predicted(profile, calibration, across, tasks, network)
+        with redirect_stdout(sys.stderr):
+            choice = decide(profile, growing.known, growing.predict, growing if confirm else None, **limits)
     if choice.lacking:
         messages.print(f"not timed, and left out: {', '.join(choice.lacking)}")
     if picture:
@@ -108,8 +106,10 @@ def _check_sources(run: Path | None, calibration: Path | None, confirm: bool, ac
 
 def _predicted(
     profile: Profile, calibration: Path, across: bool, tasks: int, network: dict[str, Any]
-) -> tuple[list[Anchor], Predict, Measure]:
-    """What was measured with so many tasks, a prediction of the rest, and how a fork of it is measured."""
+) -> Growing:
+    """Latencies of so many tasks, measured or predicted."""
+    from ..calibrating import Growing
+
     backbone = read_backbone(**network)
     if (backbone.name, tuple(backbone.input.shape)) != (profile.model, tuple(profile.input)):
         size = "x".join(map(str, profile.input))
@@ -118,30 +118,7 @@ def _predicted(
             f"give --model {profile.model} --input-size {size}",
         )
     predictor, found = read_predictor(calibration, backbone, across)
-    known = [each for each in found.anchors if len(each.forks) == tasks]
-    return known, predictor.of_tasks(tasks), _measuring(backbone, calibration, found, predictor, tasks)
-
-
-def _measuring(
-    backbone: Backbone, calibration: Path, found: LatencyModel, predictor: Predictor, tasks: int
-) -> Measure:
-    """Beside the calibration's own measurements, and entered there; each is learnt from."""
-    from ..calibrating import measure_more
-    from ..documents import write_document
-    from ..sweep import Candidate
-
-    def measure(row: Row) -> tuple[Anchor, Predict]:
-        nonlocal found, predictor
-        candidate = Candidate(row.layers, tasks, row.prune)
-        with status(f"measuring {candidate}"), redirect_stdout(sys.stderr):
-            found = measure_more(backbone, candidate, found, run_of(calibration))
-        write_document(calibration, found)
-        anchor = found.anchors[-1]
-        predictor = predictor.learn(anchor)
-        messages.print(f"{candidate} measured, since it could be the choice: {anchor.added.value:+.1%}")
-        return anchor, predictor.of_tasks(tasks)
-
-    return measure
+    return Growing(calibration, found, predictor, tasks, sweep_teller(lambda *done: None, []))
 
 
 def _show(choice: Choice, as_json: bool) -> None:
