@@ -15,7 +15,19 @@ import click
 
 from .. import __version__
 from ..errors import SubtuneError, did_you_mean
-from . import bundles, calibrating, choosing, costing, machine, networks, searching, shipping, timing, tuning
+from . import (
+    bundles,
+    calibrating,
+    choosing,
+    costing,
+    machine,
+    networks,
+    optimizing,
+    searching,
+    shipping,
+    timing,
+    tuning,
+)
 
 EXPORT = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
 """Packages of the extra `export`, which a device can do without."""
@@ -49,6 +61,7 @@ for command in (
     *calibrating.COMMANDS,
     *costing.COMMANDS,
     *choosing.COMMANDS,
+    *optimizing.COMMANDS,
     *machine.COMMANDS,
 ):
     cli.add_command(command)

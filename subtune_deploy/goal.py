@@ -1,0 +1,81 @@
+"""What is asked of `optimize`, how far it may go, and what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .documents import Document
+from .spec import Pruning
+from .stats import Interval
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a task may cost and must reach: see `pareto.choose`. `tasks`: latency of so many such tasks."""
+
+    max_added: float | None = None
+    min_accuracy: float | None = None
+    tasks: int = 1
+
+    def allows(self, added: Interval) -> bool:
+        """Whether a fork may keep the limit of latency."""
+        return self.max_added is None or added.low <= self.max_added
+
+    @property
+    def rule(self) -> str:
+        """By which a fork is chosen, in words."""
+        if self.max_added is not None:
+            return f"the most accurate that keeps {self}"
+        return "the knee of these" if self.min_accuracy is None else f"the cheapest that keeps {self}"
+
+    def __str__(self) -> str:
+        added = "" if self.max_added is None else f"{self.max_added:.1%} of added latency"
+        accuracy = "" if self.min_accuracy is None else f"an accuracy of {self.min_accuracy:.1%}"
+        return " and ".join(filter(None, (added, accuracy))) or "no limit"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far the search goes: `minutes` in all, over forks of `span` consecutive blocks, whole and by `prunings`.
+
+    `measurements`: forks that are timed to predict all others, each for `seconds`. `examples`: how many pictures
+    candidates are trained on, None for all.
+    """
+
+    minutes: float = 10.0
+    span: tuple[int, int] = (1, 3)
+    prunings: tuple[Pruning, ...] = ()
+    measurements: int = 8
+    seconds: float = 8.0
+    examples: int | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided in a `stage`, and why; `seconds` since the beginning."""
+
+    stage: str
+    told: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Optimized(Document):
+    """What was deployed. `accuracy`: on the test pictures. `added`: latency of its engine beside the base's, measured.
+
+    `candidates`: forks there were; `measured` and `trained`: of these. `bundle`: a folder beside the document.
+    """
+
+    kind = "optimize"
+
+    model: str
+    target: str
+    goal: Goal
+    fork: str
+    accuracy: float
+    added: Interval
+    candidates: int
+    measured: int
+    trained: int
+    bundle: str
+    decisions: tuple[Decision, ...]

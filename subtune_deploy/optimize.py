@@ -1,0 +1,261 @@
+"""From pictures to a deployed task, within minutes: which blocks to fork is found, trained, built and checked.
+
+    found = optimize(study, load_target("cpu"), Path("digits"), Goal(max_added=0.2), minutes=10)
+    found.fork, found.accuracy, found.added            # "13-14", 0.97, Interval(0.17, ...)
+
+What a fork would take is predicted from a few measurements, so that only forks within the limit are trained; which of
+those decides is measured. Each stage keeps what it did in the folder: the same call goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from .backbone import Backbone
+from .backends.base import Target
+from .build import build
+from .bundle import Bundle
+from .calibrating import Growing, calibrate, run_of
+from .checkpoint import write_state
+from .choice import Choice, decide
+from .compiling import compile_bundle
+from .documents import read_document, write_document
+from .environment import describe
+from .errors import InputError
+from .executors import Executor, Here
+from .goal import Decision, Effort, Goal, Optimized
+from .latency_model import LatencyModel, Predict
+from .measure import Protocol
+from .pareto import front
+from .predictor import Predictor
+from .results import LINES, Result, append_result
+from .stats import Interval
+from .sweep import Candidate, Step, SweepOptions, candidates
+from .tasks import Task, task_state
+from .timing import time_bundle
+from .tuning.documents import Profile
+from .tuning.profile import profile
+from .tuning.settings import Fork
+from .tuning.study import Step as Trained
+from .tuning.study import Study
+from .tuning.train import tune
+
+TRAINING = 0.6
+"""Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
+BATCH = 6
+"""Longer forks that are trained together."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears what happens: decisions, forks timed, forks trained."""
+
+    decided: Callable[[Decision], object] = lambda decision: None
+    timed: Callable[[Step], None] = lambda step: None
+    trained: Callable[[Trained], object] = lambda step: None
+
+
+@dataclass
+class _Journal:
+    """Decisions, with the time that is left."""
+
+    minutes: float
+    listener: Listener
+    entries: list[Decision] = field(default_factory=list)
+    start: float = field(default_factory=time.monotonic)
+
+    def __call__(self, stage: str, told: str) -> None:
+        self.entries.append(Decision(stage, told, round(self.seconds, 1)))
+        self.listener.decided(self.entries[-1])
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+
+def optimize(
+    study: Study,
+    target: Target,
+    out: Path,
+    goal: Goal,
+    effort: Effort | None = None,
+    *,
+    name: str = "task",
+    source: str = "",
+    executor: Executor | None = None,
+    listener: Listener | None = None,
+) -> Optimized:
+    """A bundle in `out` with the fork that `goal` asks for, as far as `effort` finds it; `study.config` trains it.
+
+    Raises InputError where nothing keeps the goal, naming the nearest, or `out` holds another undertaking; what its
+    stages raise.
+    """
+    effort, listener = effort or Effort(), listener or Listener()
+    journal = _Journal(effort.minutes, listener)
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = candidates(len(study.backbone.blocks), effort.span, (), (goal.tasks,), (None, *effort.prunings))
+    growing = _calibrated(study.backbone, chosen, target, out, goal, effort, journal)
+    found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
+    choice = _chosen(found, growing, goal, journal)
+    task, accuracy = _tuned(study, _fork_of(found, choice), name, out, journal)
+    bundle, result = _built(study.backbone, task, target, out, effort, journal)
+    done = Optimized(
+        study.backbone.name, target.name, goal, choice.chosen.fork, accuracy,
+        Interval(result.added, result.ratio.low - 1, result.ratio.high - 1), len(chosen), len(growing.found.anchors),
+        len(found.rows), bundle.path.name, tuple(journal.entries),
+    )  # fmt: skip
+    write_document(out / "optimize.json", done)
+    return done
+
+
+def _calibrated(
+    backbone: Backbone, chosen: Sequence[Candidate], target: Target, out: Path, goal: Goal, effort: Effort,
+    journal: _Journal,
+) -> Growing:  # fmt: skip
+    """What all forks take, from a few that are measured now, or were when this stopped."""
+    file = out / "calibration.json"
+    if file.exists():
+        found = read_document(LatencyModel, file)
+        found.check_host(describe())
+        if found.target != target:
+            raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
+    else:
+        options = SweepOptions(protocol=Protocol(seconds=effort.seconds))
+        count, told = min(effort.measurements, len(chosen)), journal.listener.timed
+        found = calibrate(backbone, chosen, target, run_of(file), options, count=count, told=told)
+        write_document(file, found)
+    growing = Growing(file, found, Predictor.of(backbone, found), goal.tasks, journal.listener.timed)
+    doubts = sorted(_half(growing.predict(each.layers, each.prune)) for each in chosen)
+    journal(
+        "cost",
+        f"{len(found.anchors)} of {len(chosen)} forks measured, the most telling ones: "
+        f"{', '.join(map(str, found.anchors))}; all others are predicted, within ±{doubts[len(doubts) // 2]:.1%} of "
+        "the base's latency in the median",
+    )
+    return growing
+
+
+def _half(interval: Interval) -> float:
+    return (interval.high - interval.low) / 2
+
+
+def _profiled(
+    study: Study, chosen: Sequence[Candidate], predict: Predict, out: Path, goal: Goal, effort: Effort, source: str,
+    executor: Executor, journal: _Journal,
+) -> Profile:  # fmt: skip
+    """Accuracy of the head alone, of single blocks, then of the most promising longer and thinner forks."""
+    affordable = [each for each in chosen if goal.allows(predict(each.layers, each.prune))]
+    if not affordable:
+        cheapest = min(chosen, key=lambda each: predict(each.layers, each.prune).value)
+        raise InputError(
+            f"no fork is predicted to add at most {goal.max_added:.1%}: the cheapest, {cheapest}, adds "
+            f"{predict(cheapest.layers, cheapest.prune).value:.1%}",
+            "raise --max-added",
+        )
+    journal("cost", f"{len(affordable)} of {len(chosen)} forks may keep {goal}; the others are not trained")
+
+    def train(some: Sequence[Fork]) -> Profile:
+        return profile(
+            study, some, seeds=(study.config.seed,), examples=effort.examples, source=source, run=out / "profile.run",
+            executor=executor, told=journal.listener.trained,
+        )  # fmt: skip
+
+    singles = [each for each in affordable if len(each.layers) == 1 and not each.prune]
+    begun, known = journal.seconds, [Fork(()), *map(_fork, singles)]
+    found = train(known)
+    each_takes = (journal.seconds - begun) / len(known)
+    others = [each for each in affordable if each not in singles]
+    for batch in _batches(others, found):
+        if journal.seconds + each_takes * len(batch) > TRAINING * 60 * effort.minutes:
+            break
+        known, begun = known + batch, journal.seconds
+        found = train(known)
+        each_takes = (journal.seconds - begun) / len(batch)
+    write_document(out / "profile.json", found)
+    left = len(affordable) + 1 - len(known)
+    why = f"; {left} more did not fit into {TRAINING:.0%} of {effort.minutes:g} min" if left else ""
+    journal(
+        "accuracy", f"{len(known)} forks trained, the head alone, single blocks, then the most promising{why}"
+    )
+    return found
+
+
+def _batches(others: Sequence[Candidate], found: Profile) -> Iterator[list[Fork]]:
+    """Longer and thinner forks in groups, those first whose blocks do best by themselves; whole before thin."""
+    alone = {row.layers: row.accuracy for row in found.rows}
+
+    def promise(each: Candidate) -> tuple[bool, float]:
+        return each.prune is None, fmean(alone.get((layer,), 0.0) for layer in each.layers)
+
+    best_first = sorted(others, key=promise, reverse=True)
+    for start in range(0, len(best_first), BATCH):
+        yield [_fork(each) for each in best_first[start : start + BATCH]]
+
+
+def _fork(candidate: Candidate) -> Fork:
+    return Fork(candidate.layers, prune=candidate.prune)
+
+
+def _chosen(found: Profile, growing: Growing, goal: Goal, journal: _Journal) -> Choice:
+    choice = decide(
+        found,
+        growing.known,
+        growing.predict,
+        growing,
+        max_added=goal.max_added,
+        min_accuracy=goal.min_accuracy,
+    )
+    confirmed = ", ".join(map(str, choice.confirmed)) or "none"
+    journal("choice", f"measured because they could have changed the choice: {confirmed}")
+    best = ", ".join(f"{p.fork} ({p.accuracy.value:.1%}, {p.added.value:+.1%})" for p in front(choice.points))
+    journal("choice", f"not dominated in accuracy and added latency: {best}")
+    point = choice.chosen
+    head = next(row.accuracy for row in found.rows if not row.layers)
+    journal(
+        "choice",
+        f"{point.fork}: {goal.rule}; {point.accuracy.value:.1%} right (the head alone {head:.1%}), "
+        f"{point.added.value:+.1%} of latency",
+    )
+    return choice
+
+
+def _fork_of(found: Profile, choice: Choice) -> Fork:
+    row = next(row for row in found.rows if row.fork == choice.chosen.fork)
+    return Fork(row.layers, prune=row.prune)
+
+
+def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) -> tuple[Task, float]:
+    """The task itself, trained on all pictures, as a checkpoint."""
+    data, file = study.data, out / f"{name}.safetensors"
+    tuned = tune(
+        study.backbone, name, data.train, data.test, fork, study.config, keep=Path(f"{file}.partial")
+    )
+    write_state(file, *task_state(study.backbone, tuned.task))
+    journal(
+        "tuning",
+        f"fork {fork} trained on all {len(data.train)} pictures: {tuned.accuracy:.1%} of {len(data.test)} others "
+        f"right, kept as {file.name}",
+    )
+    return tuned.task, tuned.accuracy
+
+
+def _built(
+    backbone: Backbone, task: Task, target: Target, out: Path, effort: Effort, journal: _Journal
+) -> tuple[Bundle, Result]:
+    """One graph with the base, checked; its engine, checked and timed."""
+    bundle = compile_bundle(build(backbone, [task], out / "bundle"), target)
+    worst = max(figure["error"] for figure in bundle.manifest.parity)
+    journal(
+        "build", f"every task of the engine answers as its stand-alone model does, error at most {worst:.1e}"
+    )
+    result = time_bundle(bundle, target.name, Protocol(seconds=effort.seconds))
+    append_result(out / LINES, result)
+    journal(
+        "build",
+        f"the engine adds {result.added:+.1%} ({result.ratio.low - 1:+.1%} to {result.ratio.high - 1:+.1%})",
+    )
+    return bundle, result

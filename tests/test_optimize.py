@@ -1,0 +1,124 @@
+"""From pictures to an engine in one call: real training, timing and builds of a small network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_cli import Ran, cli, write_network
+
+from subtune_deploy.bundle import open_bundle
+from subtune_deploy.documents import read_document
+from subtune_deploy.goal import Goal, Optimized
+from subtune_deploy.latency_model import LatencyModel
+from subtune_deploy.runtime import Bundle
+from subtune_deploy.stats import Interval
+from subtune_deploy.tuning.documents import read_profile
+from subtune_deploy.tuning.trials import read_trials
+
+QUICK = ("--span", "1-2", "--measurements", 2, "--seconds", 0.2, "--epochs", 1, "--batch-size", 8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("optimize")
+    write_network(folder)
+    rng, labels = np.random.default_rng(0), np.arange(48) % 2
+    images = (rng.random((48, 32, 32, 3)) * 60 + 150 * labels[:, None, None, None]).astype(np.uint8)
+    np.savez(folder / "pictures.npz", images=images, labels=labels)
+    return folder
+
+
+def optimized(place: Path, out: Path, *arguments: object) -> Ran:
+    network = ("--model", f"{place}/net.py:Net", "--weights", place / "base.pt")
+    return cli("optimize", *network, "--data", place / "pictures.npz", *QUICK, "-o", out, *arguments)
+
+
+@pytest.fixture(scope="module")
+def done(place: Path) -> tuple[Path, Ran]:
+    out = place / "done"
+    return out, optimized(place, out, "--max-added", "400%", "--name", "bright")
+
+
+def test_a_task_is_deployed_that_keeps_the_goal(done: tuple[Path, Ran]) -> None:
+    out, ran = done
+    assert ran.status == 0, ran.err
+    found = read_document(Optimized, out / "optimize.json")
+    assert found.goal == Goal(max_added=4.0)
+    assert (found.candidates, found.measured) == (
+        7,
+        len(read_document(LatencyModel, out / "calibration.json").anchors),
+    )
+    assert {entry.stage for entry in found.decisions} == {"cost", "accuracy", "choice", "tuning", "build"}
+    assert found.decisions == tuple(sorted(found.decisions, key=lambda entry: entry.seconds))
+    best = max(row.accuracy for row in read_profile(out / "profile.json").rows if row.layers)
+    chosen = next(row for row in read_profile(out / "profile.json").rows if row.fork == found.fork)
+    assert chosen.accuracy == best
+    manifest = open_bundle(out / found.bundle).manifest
+    assert [task.name for task in manifest.tasks] == ["base", "bright"]
+    assert list(manifest.engines) == ["cpu"]
+    assert f"fork: {found.fork}" in ran.out
+    assert "of 7 forks" in ran.out
+    for entry in found.decisions:
+        assert entry.told in ran.err
+    answers = Bundle.open(out / found.bundle).run(np.zeros((1, 3, 32, 32), np.float32))
+    assert answers["bright"].shape == (1, 2)
+    assert (out / "bright.safetensors").is_file()
+    assert not (out / "bright.safetensors.partial").exists()
+
+
+def test_the_same_command_measures_and_trains_nothing_again(place: Path, done: tuple[Path, Ran]) -> None:
+    out, first = done
+    trials, anchors = len(read_trials(out / "profile.run")), (out / "calibration.json").read_bytes()
+    again = optimized(place, out, "--max-added", "400%", "--name", "bright")
+    assert again.status == 0, again.err
+    assert len(read_trials(out / "profile.run")) == trials
+    assert (out / "calibration.json").read_bytes() == anchors
+    assert again.out.splitlines()[:2] == first.out.splitlines()[:2]  # fork and accuracy
+
+
+def test_forks_that_no_minute_is_left_for_are_told(place: Path, tmp_path: Path) -> None:
+    ran = optimized(place, tmp_path / "short", "--minutes", 0.1, "--json")
+    document = ran.document
+    told = " ".join(entry["told"] for entry in document["decisions"])
+    assert "more did not fit into 60% of 0.1 min" in told
+    assert document["trained"] < 8
+    assert document["goal"] == {"max_added": None, "min_accuracy": None, "tasks": 1}
+
+
+def test_bad_input_is_one_line(place: Path, tmp_path: Path, done: tuple[Path, Ran]) -> None:
+    for out, arguments, says in (
+        (done[0], ("--max-added", "0.1%"), "no fork is predicted to add at most 0.1%"),
+        (done[0], ("--target", "openvino-cpu"), "is of target cpu"),
+        (tmp_path / "no", ("--max-added", "many"), "'many' is no percentage"),
+        (tmp_path / "no", ("--span", "9"), "does not fit 4 blocks"),
+        (tmp_path / "no", ("--name", "base"), "base"),
+    ):
+        ran = optimized(place, out, *arguments)
+        assert (ran.status, ran.out) == (2, "")
+        assert says in ran.err.splitlines()[-2]
+    assert not (tmp_path / "no").exists()
+    other = json.loads((done[0] / "calibration.json").read_text())
+    (tmp_path / "moved").mkdir()
+    host = other["host"] | {"cpu": "another CPU"}
+    (tmp_path / "moved" / "calibration.json").write_text(json.dumps(other | {"host": host}))
+    ran = optimized(place, tmp_path / "moved")
+    assert (ran.status, "another host" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "goal, told, rule",
+    [
+        (Goal(), "no limit", "the knee of these"),
+        (Goal(0.1), "10.0% of added latency", "the most accurate that keeps 10.0% of added latency"),
+        (Goal(min_accuracy=0.9), "an accuracy of 90.0%", "the cheapest that keeps an accuracy of 90.0%"),
+        (Goal(0.1, 0.9), "10.0% of added latency and an accuracy of 90.0%", "the most accurate that keeps"),
+    ],
+)
+def test_goals_in_words(goal: Goal, told: str, rule: str) -> None:
+    assert str(goal) == told
+    assert goal.rule.startswith(rule)
+    assert goal.allows(Interval(0.12, 0.09, 0.15))
+    assert goal.allows(Interval(0.5, 0.4, 0.6)) == (goal.max_added is None)
