@@ -5,8 +5,8 @@
 EfficientNet-Lite0 with its ImageNet weights at 64 pixels, all 45 forks of one to three consecutive blocks: each is
 trained on 500 digits with three seeds, and each is built, checked and timed on ONNX Runtime and OpenVINO. Then the same
 is asked twice, of all these measurements, and of eight of them with what `--confirm` would have measured: the front,
-and the choice under five limits. benchmarks/results/choices holds the profile, the sweep and the pictures, choices.md the
-table; --no-train --no-time makes that anew.
+and the choice under five limits. benchmarks/results/choices holds the profile, the sweep and the pictures, choices.md
+the table; --no-train --no-time makes that anew.
 """
 
 from __future__ import annotations

@@ -217,6 +217,13 @@ def test_bad_input_is_one_line(file: Path, backbone: Backbone, tmp_path: Path) -
     ran = cli("cost", "--model", "resnet18", "--layers", "7", "--calibration", file)
     assert (ran.status, ran.out) == (2, "")
     assert "the calibration is of" in ran.err
+    found = json.loads(profile.read_text())
+    renamed = found | {"blocks": [f"layers.{n}" for n in range(4)]}
+    (tmp_path / "renamed.json").write_text(json.dumps(renamed))
+    ran = cli("pareto", "--accuracy", tmp_path / "renamed.json", "--calibration", file, *network)
+    assert (ran.status, "the profile has 4 blocks, layers.0 the first; the network" in ran.err) == (2, True)
+    ran = cli("calibrate", *network, "-o", tmp_path / "no.run")
+    assert (ran.status, "cannot be" in ran.err, list(tmp_path.glob("no*"))) == (2, True, [])
     ran = cli("calibrate", *network, "--span", "1", "--measurements", 9, "-o", tmp_path / "no.json")
     assert (ran.status, "4 candidates to measure 9 of" in ran.err) == (2, True)
     assert not (tmp_path / "no.json").exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InputError
 from .common import (
     bar,
     json_option,
@@ -101,6 +102,8 @@ def calibrate(
     from ..sweep import SweepOptions
     from ..targets import load_target
 
+    if out.suffix != ".json":
+        raise InputError(f"the calibration cannot be {out}", f"give -o {out.with_suffix('.json')}")
     check_writable(out)
     how, recipe = SweepOptions(protocol=read_protocol(name, seconds, precision), hot=hot), load_target(target)
     prunings = read_prunings(network)

@@ -117,6 +117,12 @@ def _predicted(
             f"the profile is of {profile.model} on input {size}, the network is {backbone.name}",
             f"give --model {profile.model} --input-size {size}",
         )
+    if profile.blocks != tuple(block.name for block in backbone.blocks):
+        raise InputError(
+            f"the profile has {len(profile.blocks)} blocks, {profile.blocks[0]} the first; the network "
+            f"{len(backbone.blocks)}, {backbone.blocks[0].name} the first",
+            "give --blocks as it was for the profile",
+        )
     predictor, found = read_predictor(calibration, backbone, across)
     return Growing(calibration, found, predictor, tasks, sweep_teller(lambda *done: None, []))
 
