@@ -14,15 +14,15 @@ PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 ORDER = (  # noqa: SIM905
     "errors spec records staging lines tensorfile pictures checkpoint factory models blocks topology tracing "
     "probing backbone attention widths heads versions channels prunable pruning diff tasks plan work costs layouts "
-    "grouped multitask folding export backends targets cost_model calibrated stats pareto environment memory "
-    "conditions measure calibration bias_correction quantization precision manifest bundle parity references "
+    "grouped multitask folding export backends targets cost_model calibrated stats pareto joint environment "
+    "memory conditions measure calibration bias_correction quantization precision manifest bundle parity references "
     "runtime footprint results result_tables fitting timing proof compiling pack sources build archive signing "
     "triton graft ship run_folder sweep data executors tuning tradeoff demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
     "errors spec records staging lines tensorfile pictures topology plan work backends targets cost_model calibrated "
-    "stats pareto environment "
+    "stats pareto joint environment "
     "memory conditions measure calibration bias_correction quantization precision manifest bundle parity "
     "runtime footprint results result_tables fitting timing proof compiling pack archive signing triton run_folder"
 ).split()

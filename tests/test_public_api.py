@@ -24,6 +24,7 @@ PUBLIC = {
     "cost_model": [
         "LayerTime",
         "Machine",
+        "least_added",
         "machine_of",
         "paper_added",
         "paper_shared",
@@ -35,6 +36,7 @@ PUBLIC = {
     "costs": ["Counted", "candidate_works", "count_costs", "task_costs"],
     "fitting": ["Fit", "Score", "fit_results", "score", "score_fit", "score_macs"],
     "export": ["Exported", "export", "save_onnx"],
+    "joint": ["Choice", "Option", "Together", "choose_together"],
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "multitask": ["lower"],
