@@ -98,9 +98,27 @@ def choose_together(
         exact = search.explore(partial(search.is_better, max_added), limit)
     best = search.best(max_added)
     if best is None:
-        raise InputError(_too_dear(tasks, search.front[0], max_added), "raise the budget")
+        raise InputError(_too_dear(tasks, search.front[0], max_added), "raise --max-added")
     bound = best.accuracy if exact else max(best.accuracy, search.bound(max_added))
     return Together(best, exact, bound, tuple(search.front), front_exact)
+
+
+def choose_apart(
+    tasks: Mapping[str, Sequence[Option]],
+    price: Price,
+    max_added: float,
+    weights: Mapping[str, float] | None = None,
+) -> Choice | None:
+    """What each task takes by itself for an equal part of the budget, and what that costs together; None where one
+    can have nothing for it. For comparison."""
+    search = _Search(tasks, price, _shares(tasks, weights or {}), None)
+    part, picked = max_added / len(tasks) + EQUAL, []
+    for options in tasks.values():
+        within = [each for each in options if search.price((each.fork,)) <= part]
+        if not within:
+            return None
+        picked.append(min(within, key=lambda each: (-each.accuracy, search.price((each.fork,)))))
+    return search.take(tuple(picked))
 
 
 def _shares(tasks: Mapping[str, Sequence[Option]], weights: Mapping[str, float]) -> list[float]:

@@ -33,10 +33,10 @@ PUBLIC = {
         "plan_times",
         "total",
     ],
-    "costs": ["Counted", "candidate_works", "count_costs", "task_costs"],
+    "costs": ["Candidates", "Counted", "candidate_works", "count_costs", "task_costs"],
     "fitting": ["Fit", "Score", "fit_results", "score", "score_fit", "score_macs"],
     "export": ["Exported", "export", "save_onnx"],
-    "joint": ["Choice", "Option", "Together", "choose_together"],
+    "joint": ["Choice", "Option", "Together", "choose_apart", "choose_together"],
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "multitask": ["lower"],
@@ -71,7 +71,7 @@ PUBLIC = {
         "task_state",
         "tuned_blocks",
     ],
-    "tradeoff": ["draw_tradeoff", "join", "latencies", "told"],
+    "tradeoff": ["candidates", "check_profiles", "draw_tradeoff", "in_words", "join", "latencies", "told"],
     "work": ["Cost", "Use", "Work", "layers_of", "plan_works"],
 }
 

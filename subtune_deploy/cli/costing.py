@@ -25,6 +25,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..calibrated import Calibrated
     from ..costs import Counted
     from ..results import Result
     from ..work import Work
@@ -89,7 +90,7 @@ def cost(
     if target and (not run or load_target(target).datasheet):
         predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
-        results = _results(run, backbone, target)
+        results = results_of(run, backbone, target)
         calibrated, told = _from_run(results, backbone, counted, works, measurements)
         predicted |= calibrated
         found |= told
@@ -120,20 +121,28 @@ def _from_run(
     results: Sequence[Result], backbone: Backbone, counted: Counted, works: Works, count: int
 ) -> tuple[Predictions, dict[str, Any]]:
     """What a model that is fitted to some of `results` says of `works`; which these are, and its errors on the rest."""
-    from ..costs import candidate_works
+    model, told = fit_run(results, backbone, counted, count)
+    return {f"calibrated, {results[0].target}": dataclasses.asdict(model.predict(works))}, told
+
+
+def fit_run(
+    results: Sequence[Result], backbone: Backbone, counted: Counted, count: int
+) -> tuple[Calibrated, dict[str, Any]]:
+    """A model that is fitted to `count` of `results` at most; which these are, and its errors on the rest."""
+    from ..costs import Candidates
     from ..fitting import fit_results, score_fit, score_macs
 
-    base = candidate_works(backbone, [], base=counted)
+    known = Candidates(backbone, counted)
     graphs = [
-        candidate_works(backbone, [*r.forks.values()], r.prune, counted, merge=_merge(r), grouped=r.grouped)
+        known.works([(fork, r.prune) for fork in r.forks.values()], merge=_merge(r), grouped=r.grouped)
         for r in results
     ]
-    fit = fit_results(base, graphs, results, min(count, len(results) - 1))
+    fit = fit_results(base := known.works([]), graphs, results, min(count, len(results) - 1))
     scores = {
         "calibrated": score_fit(fit, graphs, results),
         "multiply-adds": score_macs(fit, base, graphs, results),
     }
-    return {f"calibrated, {results[0].target}": dataclasses.asdict(fit.model.predict(works))}, {
+    return fit.model, {
         "fitted": [f"{results[index].fork} x{results[index].tasks}" for index in fit.learnt],
         "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
     }
@@ -144,7 +153,7 @@ def _merge(result: Result) -> Any:
     return tuple(result.merge) if isinstance(result.merge, list) else result.merge
 
 
-def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
+def results_of(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
     """Results of this backbone on one target: of several the one that was named. Raises InputError."""
     from ..results import check_comparable, of_target, read_results
 
@@ -190,7 +199,7 @@ def _print(found: Mapping[str, Any], base: Works, works: Works) -> None:
     click.echo()
     print_table(("model", "times the base"), _predictions(found["predicted"]))
     for name, held_out in found.get("held_out", {}).items():
-        click.echo(f"{name}: {_scored(held_out)}")
+        click.echo(f"{name}: {scored(held_out)}")
     messages.print(
         f"elements, not bytes; operators for which no multiply-adds are counted: {_list(found['uncounted'])}"
     )
@@ -217,7 +226,7 @@ def _predictions(predicted: Mapping[str, Mapping[str, float]]) -> Iterator[tuple
         yield name, f"{each['ratio']:.3f}{doubt}"
 
 
-def _scored(score: Mapping[str, Any]) -> str:
+def scored(score: Mapping[str, Any]) -> str:
     """Of a Score as a mapping."""
     return (
         f"on {score['count']} measurements that were held out, {score['total']:.1%} off on average, added latency "
