@@ -67,6 +67,18 @@ class Calibrated:
         variance = float(features @ self.covariance @ features)
         return Predicted(float(features @ self.mean), variance**0.5)
 
+    def least_added(self, base: Works, works: Works, others: int) -> float:
+        """What the fork of `works` adds at the least beside up to `others`, in plans that merge all they can.
+
+        It brings its own streams and versions with it, whatever else is there. Only operators without multiply-adds
+        depend on the others, whom it can but keep apart: a rate below 0 makes it cheaper where it does that.
+        """
+        idle = [use.cost for work in base for use in work.uses if not use.cost.macs]
+        apart = sum(
+            min(0.0, float(_shares(cost, self.whole)[2:] @ self.mean[2 : len(RATES)])) for cost in idle
+        )
+        return self.predict(works).ratio - self.predict(base).ratio + (others + 1) * apart
+
     def learn(self, works: Works, ratio: float, deviation: float) -> Calibrated:
         """With one measurement more: a plan's `ratio` to the base, and its standard error."""
         features, noise = self.features(works), float(np.hypot(deviation, SPREAD))

@@ -77,6 +77,20 @@ def total(times: Sequence[LayerTime]) -> float:
     return sum(each.seconds for each in times)
 
 
+def least_added(base: Sequence[LayerTime], times: Sequence[LayerTime]) -> float:
+    """Seconds that what was added to `base` adds to any other plan of its layers at the least.
+
+    Of each layer's arithmetic, loading and launches, whichever is longest there has grown by as much as the one
+    that grew least; what takes no time in a layer is never the longest.
+    """
+    names = ("compute", "load", "launch")
+    pairs = zip(base, times, strict=True)
+    return sum(
+        min((getattr(b, name) - getattr(a, name) for name in names if getattr(b, name)), default=0.0)
+        for a, b in pairs
+    )
+
+
 # As printed. `compute` and `loads` are c and s of the single-task network, by layer
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -26,6 +26,9 @@ from .tasks import Task
 from .tracing import PROBE_BATCHES
 from .versions import Version, flow, version_of
 from .work import Cost, Costs, Work, plan_works
+
+Candidate: TypeAlias = tuple[tuple[int, ...], Pruning | None]
+"""Blocks of a fork, and how it is thinned."""
 
 NO_KERNEL = {"aten._unsafe_view", "aten.as_strided_", "aten.new_empty"}
 """Views and allocations that PyTorch does not call so."""
@@ -66,6 +69,38 @@ def task_costs(backbone: Backbone, tasks: Sequence[Task]) -> Costs:
     return found
 
 
+class Candidates:
+    """What graphs with any candidate tasks do; what the nodes of a fork cost is counted once.
+
+    `base`: the backbone's costs, where they are known.
+    """
+
+    def __init__(self, backbone: Backbone, base: Counted | None = None) -> None:
+        self.backbone, self.base = backbone, (base or count_costs(backbone)).costs
+        self._thin: dict[Candidate, Mapping[str, Cost]] = {}
+
+    def works(
+        self, forks: Sequence[Candidate], *, merge: Merge = "always", grouped: Iterable[str] = ()
+    ) -> tuple[Work, ...]:
+        """Of a graph with a task for each of `forks`; without any, the backbone. Raises what pruning does."""
+        owners = candidate_owners(self.backbone.topology, [layers for layers, _ in forks])
+        thin = zip(owners, map(self._costs, forks), strict=True)
+        plan = make_plan(self.backbone.topology, owners, merge=merge, grouped=grouped)
+        return plan_works(self.backbone.topology, plan, {BASE: self.base, **dict(thin)})
+
+    def _costs(self, fork: Candidate) -> Mapping[str, Cost]:
+        """At the nodes where they are not the base's."""
+        layers, prune = fork
+        if prune is None:
+            return {}
+        if fork not in self._thin:
+            units = {f"block{layer}" for layer in layers} | set(self.backbone.topology.heads)
+            mine = [node.name for node in self.backbone.topology.nodes if node.unit in units]
+            thin = count_costs(self.backbone, thinned(self.backbone, layers, prune)).costs
+            self._thin[fork] = {node: thin[node] for node in mine}
+        return self._thin[fork]
+
+
 def candidate_works(
     backbone: Backbone,
     forks: Sequence[Sequence[int]],
@@ -80,15 +115,8 @@ def candidate_works(
     `base`: the backbone's costs, where they are known; `merge`, `grouped`: as `make_plan` takes them. Raises what
     `prune` does.
     """
-    costs = {BASE: (base or count_costs(backbone)).costs}
-    owners = candidate_owners(backbone.topology, forks)
-    if prune:
-        for name, fork in zip(owners, forks, strict=True):
-            thin = count_costs(backbone, thinned(backbone, fork, prune)).costs
-            mine = (node.name for node in backbone.topology.nodes if node.unit in owners[name])
-            costs[name] = {node: thin[node] for node in mine}
-    plan = make_plan(backbone.topology, owners, merge=merge, grouped=grouped)
-    return plan_works(backbone.topology, plan, costs)
+    found = Candidates(backbone, base)
+    return found.works([(tuple(fork), prune) for fork in forks], merge=merge, grouped=grouped)
 
 
 def _weights(backbone: Backbone, versions: Mapping[str, Version]) -> dict[str, int]:

@@ -8,45 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from .backbone import Backbone, architecture
 from .calibrated import Calibrated, Predicted, Works, uncalibrated
-from .costs import Counted, candidate_works, count_costs
+from .costs import Candidate, Candidates, Counted, count_costs
 from .fitting import learn
 from .latency_model import Anchor, LatencyModel, Predict
+from .plan import Merge
 from .spec import Pruning
-from .stats import NORMAL, Interval, Ratio
+from .stats import NORMAL, Interval
 
 Forks = Sequence[Sequence[int]]
 
 
 class Costing:
-    """What graphs of one backbone ask of a machine, counted once."""
+    """What graphs of one backbone ask of a machine; each is looked at once."""
 
     def __init__(self, backbone: Backbone, counted: Counted | None = None) -> None:
-        self.backbone = backbone
-        self.counted = counted or count_costs(backbone)
+        self.backbone, self.counted = backbone, counted or count_costs(backbone)
+        self._candidates = Candidates(backbone, self.counted)
         self._works: dict[tuple[Any, ...], Works] = {}
 
-    @cached_property
+    @property
     def base(self) -> Works:
         """Of the backbone alone."""
-        return candidate_works(self.backbone, [], base=self.counted)
+        return self.together(())
 
     def works(self, forks: Forks, prune: Pruning | None = None) -> Works:
-        """Of a graph with a candidate task for each of `forks`, lowered as is usual. Raises what `prune` does."""
-        return self.anchored(Anchor(tuple(map(tuple, forks)), Ratio(1, 1, 1), prune=prune))
+        """Of a graph with a candidate task for each of `forks`, all thinned alike. Raises what `prune` does."""
+        return self.together([(tuple(fork), prune) for fork in forks])
 
     def anchored(self, anchor: Anchor) -> Works:
         """Of a graph that was measured, lowered as it was then."""
-        key = (anchor.forks, anchor.prune, anchor.merge, anchor.grouped)
-        if key not in self._works:  # thinning takes seconds
-            forks, prune, merge, grouped = key
-            self._works[key] = candidate_works(
-                self.backbone, forks, prune, self.counted, merge=merge, grouped=grouped
-            )
+        forks = [(fork, anchor.prune) for fork in anchor.forks]
+        return self.together(forks, anchor.merge, anchor.grouped)
+
+    def together(
+        self, forks: Sequence[Candidate], merge: Merge = "always", grouped: tuple[str, ...] = ()
+    ) -> Works:
+        """Of a graph with a task for each of `forks`, each with its own thinning."""
+        key = (tuple(forks), merge, grouped)
+        if key not in self._works:
+            self._works[key] = self._candidates.works(forks, merge=merge, grouped=grouped)
         return self._works[key]
 
 

@@ -8,8 +8,9 @@ draw_tradeoff(profile, points, Path("pareto.svg"), chosen=choose(points))
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 from .latency_model import Anchor, Predict, anchor
@@ -28,6 +29,7 @@ from .tuning.drawing import (
     stage_names,
     stages,
 )
+from .tuning.settings import Fork
 
 
 def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Anchor]:
@@ -77,12 +79,12 @@ def join(
     }
     points, lacking = list[Point](), list[str]()
     for row in profile.rows:
-        if row.siamese or row.init != "pretrained" or not row.layers:
+        if not _plain(row) or not row.layers:
             continue
         found, accuracy = timed.get((row.layers, str(row.prune or ""))), _accuracy(row, profile)
         if found is not None:
             points.append(Point(row.fork, accuracy, found.added))
-        elif predict is not None:
+        elif predict is not None and not row.fork.startswith("all"):
             points.append(Point(row.fork, accuracy, predict(row.layers, row.prune), predicted=True))
         else:
             lacking.append(row.fork)
@@ -91,6 +93,49 @@ def join(
             "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
         )
     return points, tuple(lacking)
+
+
+def _plain(row: Row) -> bool:
+    return not row.siamese and row.init == "pretrained"
+
+
+def candidates(profile: Profile) -> tuple[dict[Fork, Interval], tuple[str, ...]]:
+    """Accuracies of the forks that a model of latency can price, and names of those that are left out.
+
+    These are Siamese heads, blocks begun anew and, since it tunes more than blocks, full fine-tuning.
+    """
+    rows = [row for row in profile.rows if _plain(row) and not row.fork.startswith("all")]
+    found = {Fork(row.layers, prune=row.prune): _accuracy(row, profile) for row in rows}
+    if not found:
+        raise InputError(
+            "the profile has no fork that can be priced", "profile plain forks, as with --span 1"
+        )
+    return found, tuple(row.fork for row in profile.rows if row not in rows)
+
+
+def check_profiles(
+    profiles: Mapping[str, Profile], model: str, size: tuple[int, ...], blocks: Sequence[str]
+) -> None:
+    """Raises InputError unless all, by task, are of this network, and of the same weights of it."""
+    weights = next(iter(profiles.values())).weights
+    wanted = {"model": model, "input": tuple(size), "blocks": tuple(blocks), "weights": weights}
+    for name, profile in profiles.items():
+        for what, mine in wanted.items():
+            if getattr(profile, what) != mine:
+                told = (_short(getattr(profile, what)), _short(mine))
+                raise InputError(
+                    "the profile of {} is of {} {}, not {}".format(name, what, *told),
+                    "all tasks of a graph share one network with its weights: profile them on it, and give the same "
+                    "--model, --input-size and --blocks",
+                )
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    if all(isinstance(each, int) for each in value):
+        return "x".join(map(str, value))
+    return f"{value[0]} to {value[-1]} ({len(value)})" if value else "none"
 
 
 def _accuracy(row: Row, profile: Profile) -> Interval:
@@ -148,10 +193,11 @@ def _arms(interval: Interval) -> list[list[float]]:
 
 def told(point: Point) -> tuple[str, str, str]:
     """Cells of a table: fork, accuracy and added latency with half their intervals."""
-    cells = (_percent(point.accuracy), _percent(point.added, "+"))
+    cells = (in_words(point.accuracy), in_words(point.added, "+"))
     return point.fork, cells[0], cells[1] + (" (predicted)" if point.predicted else "")
 
 
-def _percent(interval: Interval, sign: str = "") -> str:
+def in_words(interval: Interval, sign: str = "") -> str:
+    """A share in per cent, with half its interval."""
     half = max(interval.high - interval.value, interval.value - interval.low)
     return f"{100 * interval.value:{sign}.1f} ± {100 * half:.1f} %"

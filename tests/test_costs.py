@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subtune_deploy.backbone import trace
-from subtune_deploy.costs import candidate_works, count_costs, task_costs
+from subtune_deploy.costs import Candidates, candidate_works, count_costs, task_costs
 from subtune_deploy.models import Model, load_model
 from subtune_deploy.multitask import lower
 from subtune_deploy.plan import make_plan
@@ -125,3 +125,16 @@ def test_candidates_of_different_forks_are_thinned_each() -> None:
     whole = {w.unit: w for w in candidate_works(network, [(2,), (3,)])}
     assert all(thin[unit].weights < whole[unit].weights for unit in ("block2", "block3"))
     assert thin["block4"] == whole["block4"]
+
+
+def test_forks_that_are_thinned_differently_share_a_graph() -> None:
+    network, thin = trace(load_model("resnet18", input_size=(3, 64, 64))), Pruning(0.5)
+    known = Candidates(network)
+
+    def macs(*forks: tuple[tuple[int, ...], Pruning | None]) -> int:
+        return sum(work.macs for work in known.works(forks))
+
+    alone, whole, half = macs(), macs(((7, 8), None)), macs(((7, 8), thin))
+    assert macs(((7, 8), thin), ((7, 8), None)) - alone == (whole - alone) + (half - alone)
+    assert alone < half < whole
+    assert known.works([((7, 8), thin)]) == candidate_works(network, [(7, 8)], thin)

@@ -26,6 +26,7 @@ PUBLIC = {
     "cost_model": [
         "LayerTime",
         "Machine",
+        "least_added",
         "machine_of",
         "paper_added",
         "paper_shared",
@@ -34,7 +35,7 @@ PUBLIC = {
         "plan_times",
         "total",
     ],
-    "costs": ["Counted", "candidate_works", "count_costs", "task_costs"],
+    "costs": ["Candidates", "Counted", "candidate_works", "count_costs", "task_costs"],
     "fitting": [
         "Fit",
         "Score",
@@ -46,6 +47,7 @@ PUBLIC = {
         "score_macs",
     ],
     "export": ["Exported", "export", "save_onnx"],
+    "joint": ["Choice", "Option", "Together", "choose_apart", "choose_together"],
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "goal": ["Decision", "Effort", "Goal", "Optimized"],
@@ -84,7 +86,7 @@ PUBLIC = {
         "task_state",
         "tuned_blocks",
     ],
-    "tradeoff": ["draw_tradeoff", "join", "latencies", "told"],
+    "tradeoff": ["candidates", "check_profiles", "draw_tradeoff", "in_words", "join", "latencies", "told"],
     "work": ["Cost", "Use", "Work", "layers_of", "plan_works"],
 }
 

@@ -26,6 +26,7 @@ from . import (
     searching,
     shipping,
     timing,
+    together,
     tuning,
 )
 
@@ -61,6 +62,7 @@ for command in (
     *calibrating.COMMANDS,
     *costing.COMMANDS,
     *choosing.COMMANDS,
+    *together.COMMANDS,
     *optimizing.COMMANDS,
     *machine.COMMANDS,
 ):

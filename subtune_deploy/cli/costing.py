@@ -27,6 +27,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..calibrated import Calibrated
     from ..predictor import Costing
     from ..results import Result
     from ..work import Work
@@ -93,9 +94,9 @@ def cost(
     if target and (not run or load_target(target).datasheet):
         predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
-        results = _results(run, backbone, target)
-        calibrated, told = _from_run(results, costing, works, measurements)
-        predicted |= calibrated
+        results = results_of(run, backbone, target)
+        model, told = fit_run(results, costing, measurements)
+        predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(model.predict(works))
         found |= told
     if calibration:
         predictor, fitted = read_predictor(calibration, backbone, across)
@@ -125,10 +126,8 @@ def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -
     return found
 
 
-def _from_run(
-    results: Sequence[Result], costing: Costing, works: Works, count: int
-) -> tuple[Predictions, dict[str, Any]]:
-    """What a model that is fitted to some of `results` says of `works`; which these are, and its errors on the rest."""
+def fit_run(results: Sequence[Result], costing: Costing, count: int) -> tuple[Calibrated, dict[str, Any]]:
+    """A model that is fitted to `count` of `results` at most; which these are, and its errors on the rest."""
     from ..fitting import fit_results, score_fit, score_macs
     from ..latency_model import anchor
 
@@ -139,13 +138,13 @@ def _from_run(
         "calibrated": score_fit(fit, graphs, anchors),
         "multiply-adds": score_macs(fit, costing.base, graphs, anchors),
     }
-    return {f"calibrated, {results[0].target}": dataclasses.asdict(fit.model.predict(works))}, {
+    return fit.model, {
         "fitted": [str(anchors[index]) for index in fit.learnt],
         "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
     }
 
 
-def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
+def results_of(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
     """Results of this backbone on one target: of several the one that was named. Raises InputError."""
     from ..results import check_comparable, of_target, read_results
 
@@ -191,7 +190,7 @@ def _print(found: Mapping[str, Any], base: Works, works: Works) -> None:
     click.echo()
     print_table(("model", "times the base"), _predictions(found["predicted"]))
     for name, held_out in found.get("held_out", {}).items():
-        click.echo(f"{name}: {_scored(held_out)}")
+        click.echo(f"{name}: {scored(held_out)}")
     messages.print(
         f"elements, not bytes; operators for which no multiply-adds are counted: {_list(found['uncounted'])}"
     )
@@ -218,7 +217,7 @@ def _predictions(predicted: Mapping[str, Mapping[str, float]]) -> Iterator[tuple
         yield name, f"{each['ratio']:.3f}{doubt}"
 
 
-def _scored(score: Mapping[str, Any]) -> str:
+def scored(score: Mapping[str, Any]) -> str:
     """Of a Score as a mapping."""
     return (
         f"on {score['count']} measurements that were held out, {score['total']:.1%} off on average, added latency "
