@@ -28,6 +28,9 @@ from .tuning.drawing import (
     stages,
 )
 
+Key = tuple[tuple[int, ...], str]
+"""What tells forks apart: the blocks, and how they were made thinner."""
+
 NORMAL = 1.96
 """Standard errors in half a 95 % interval."""
 
@@ -43,12 +46,13 @@ def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None
         raise InputError(f"{run} has no result with {tasks} tasks{on}", "sweep with --tasks and --target so")
     found = of_target(run, found, target)
     for each in found:
-        _check_same(each, profile, run)
+        check_same(each, profile, run)
     check_comparable(found)
     return found
 
 
-def _check_same(result: Result, profile: Profile, run: Path) -> None:
+def check_same(result: Result, profile: Profile, run: Path) -> None:
+    """Raise InputError unless a result of `run` is of the profile's network, at the size that it was trained at."""
     if result.model != profile.model:
         raise InputError(
             f"{run} is of {result.model}, the profile of {profile.model}", "give both of one model"
@@ -71,20 +75,46 @@ def join(profile: Profile, results: Sequence[Result]) -> tuple[list[Point], tupl
     A Siamese head or blocks begun anew change no latency that a sweep of plain forks could tell: such rows are left
     out. Raises InputError where no fork has both.
     """
-    timed = {(each.layers, str(each.prune or "")): each for each in results}
-    rows = [row for row in profile.rows if not row.siamese and row.init == "pretrained" and row.layers]
-    found = [(row, timed.get((row.layers, str(row.prune or "")))) for row in rows]
-    points = [_point(row, result, profile) for row, result in found if result is not None]
+    timed = {key: each for each in results if (key := _key(each))}
+    rows = _plain_rows(profile)
+    points = [_point(row, timed[key], profile) for key, row in rows.items() if key in timed]
     if not points:
         raise InputError(
             "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
         )
-    return points, tuple(row.fork for row, result in found if result is None)
+    return points, tuple(row.fork for key, row in rows.items() if key not in timed)
+
+
+def accuracies(profile: Profile, results: Sequence[Result]) -> list[Interval | None]:
+    """Of the fork of each result, by the same rule; None where it was not trained."""
+    known = {key: _accuracy_in(profile, row) for key, row in _plain_rows(profile).items()}
+    return [known.get(key) if (key := _key(each)) else None for each in results]
+
+
+def head_alone(profile: Profile) -> Interval | None:
+    """Accuracy without any fork, where the profile has that row."""
+    row = next((row for row in profile.rows if not row.layers and not row.siamese), None)
+    return row and _accuracy_in(profile, row)
+
+
+def _plain_rows(profile: Profile) -> dict[Key, Row]:
+    rows = [row for row in profile.rows if not row.siamese and row.init == "pretrained" and row.layers]
+    return {(row.layers, str(row.prune or "")): row for row in rows}
+
+
+def _key(result: Result) -> Key | None:
+    """None where tasks have different forks: no row of a profile is of such a graph."""
+    alike = len(set(result.forks.values())) == 1
+    return (result.layers, str(result.prune or "")) if alike else None
 
 
 def _point(row: Row, result: Result, profile: Profile) -> Point:
     added = Interval(result.added, result.ratio.low - 1, result.ratio.high - 1)
-    return Point(row.fork, _accuracy(row, int(profile.data.get("test", 0))), added)
+    return Point(row.fork, _accuracy_in(profile, row), added)
+
+
+def _accuracy_in(profile: Profile, row: Row) -> Interval:
+    return _accuracy(row, int(profile.data.get("test", 0)))
 
 
 def _accuracy(row: Row, pictures: int) -> Interval:

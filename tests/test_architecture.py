@@ -17,7 +17,8 @@ ORDER = (  # noqa: SIM905
     "grouped multitask folding export backends targets cost_model calibrated stats pareto environment memory "
     "conditions measure calibration bias_correction quantization precision manifest bundle parity references "
     "runtime footprint results result_tables fitting timing proof compiling pack sources build archive signing "
-    "triton graft ship run_folder sweep data executors tuning tradeoff demo_tables demo cli"
+    "triton graft ship run_folder sweep data executors tuning tradeoff breakdown report_words report "
+    "demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905

@@ -15,7 +15,7 @@ import click
 
 from .. import __version__
 from ..errors import SubtuneError, did_you_mean
-from . import bundles, choosing, costing, machine, networks, searching, shipping, timing, tuning
+from . import bundles, choosing, costing, machine, networks, reporting, searching, shipping, timing, tuning
 
 EXPORT = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
 """Packages of the extra `export`, which a device can do without."""
@@ -48,6 +48,7 @@ for command in (
     *timing.COMMANDS,
     *costing.COMMANDS,
     *choosing.COMMANDS,
+    *reporting.COMMANDS,
     *machine.COMMANDS,
 ):
     cli.add_command(command)

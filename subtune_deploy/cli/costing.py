@@ -120,14 +120,12 @@ def _from_run(
     results: Sequence[Result], backbone: Backbone, counted: Counted, works: Works, count: int
 ) -> tuple[Predictions, dict[str, Any]]:
     """What a model that is fitted to some of `results` says of `works`; which these are, and its errors on the rest."""
+    from ..breakdown import result_works
     from ..costs import candidate_works
     from ..fitting import fit_results, score_fit, score_macs
 
     base = candidate_works(backbone, [], base=counted)
-    graphs = [
-        candidate_works(backbone, [*r.forks.values()], r.prune, counted, merge=_merge(r), grouped=r.grouped)
-        for r in results
-    ]
+    graphs = [result_works(backbone, each, counted) for each in results]
     fit = fit_results(base, graphs, results, min(count, len(results) - 1))
     scores = {
         "calibrated": score_fit(fit, graphs, results),
@@ -137,11 +135,6 @@ def _from_run(
         "fitted": [f"{results[index].fork} x{results[index].tasks}" for index in fit.learnt],
         "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
     }
-
-
-def _merge(result: Result) -> Any:
-    """As plans have it: JSON knows no tuples."""
-    return tuple(result.merge) if isinstance(result.merge, list) else result.merge
 
 
 def _results(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
