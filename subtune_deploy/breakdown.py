@@ -1,8 +1,8 @@
 """What measured graphs ask of a machine beside the base: by block, counted on the traced backbone.
 
-    backbone = backbone_of(results[0])                 # random weights, at the size that was measured
-    works = result_works(backbone, results[0])         # `Work` by layer, of the plan that was built
-    breakdown(backbone, results)                       # the same of all, as columns: plain values for a page
+backbone = backbone_of(results[0])                 # random weights, at the size that was measured
+works = result_works(backbone, results[0])         # `Work` by layer, of the plan that was built
+breakdown(backbone, results)                       # the same of all, as columns: plain values for a page
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def backbone_of(result: Result, model: str | None = None) -> Backbone:
     """
     if model is None and is_code(result.model):
         raise InputError(
-            f"{result.model} is made by code, which results may not choose to run", f"give --model {result.model}"
+            f"{result.model} is made by code, which results may not choose to run",
+            f"give --model {result.model}",
         )
     channels, height, width = result.input_shape
     backbone = trace(load_model(model or result.model, input_size=(channels, height, width)))

@@ -43,9 +43,9 @@ STATUSES = ("measured", "predicted", "not run on hardware")
 
 PARTS = Path(__file__).parent / "report_page"
 SCRIPTS = (  # noqa: SIM905
-    "words choose marks scatter histogram breakdown table details limits page"
+    "words choose marks frame scatter walk histogram breakdown table details limits page"
 ).split()
-"""In this order: a script uses only what those before it define."""
+"""In this order, in one scope of functions."""
 
 BINS = 36
 REACH = 95.0
@@ -67,7 +67,10 @@ def gather(runs: Sequence[Path], *, target: str | None = None, tasks: int | None
     if not kept:
         counts = sorted({each.tasks for each in found if target in (None, each.target)})
         what = f"with {tasks} tasks" if tasks else "at all"
-        raise InputError(f"no result {what}", f"there are some with {', '.join(map(str, counts))}" if counts else "sweep first")
+        raise InputError(
+            f"no result {what}",
+            f"there are some with {', '.join(map(str, counts))}" if counts else "sweep first",
+        )
     for name in targets:
         _check_one_host(name, [each for each in kept if each.target == name])
     return list({_key(each): each for each in sorted(kept, key=lambda each: each.started)}.values())
@@ -87,7 +90,8 @@ def _check_one_host(target: str, results: Sequence[Result]) -> None:
         check_comparable(results)
     except InputError as error:
         raise InputError(
-            f"on {target} {error.message}", "give only runs that were measured on one host in one way, or another --target"
+            f"on {target} {error.message}",
+            "give only runs that were measured on one host in one way, or another --target",
         ) from error
 
 
@@ -98,7 +102,9 @@ def _key(result: Result) -> tuple[object, ...]:
 
 
 def make_document(
-    results: Sequence[Result], profile: Profile | None = None, counted: Breakdown | str = "it was not asked for"
+    results: Sequence[Result],
+    profile: Profile | None = None,
+    counted: Breakdown | str = "it was not asked for",
 ) -> dict[str, Any]:
     """What the page shows, as JSON has it. `counted`: what graphs ask of a machine, or why that is not known.
 
@@ -171,7 +177,9 @@ def _point(result: Result, accuracy: Interval | None) -> dict[str, Any]:
 def _short(result: Result) -> str:
     """What stands beside a point: how a graph was lowered only where that is unusual."""
     thinner = f", pruned {result.prune.ratio:g}" if result.prune else ""
-    apart = "" if result.merge == "always" else ", not merged" if result.merge == "never" else ", partly merged"
+    apart = (
+        "" if result.merge == "always" else ", not merged" if result.merge == "never" else ", partly merged"
+    )
     return f"{result.forked}{thinner}{apart}{', grouped' if result.grouped else ''}"
 
 
@@ -189,7 +197,7 @@ def _finite(number: float) -> float | None:
 
 
 def histogram(samples: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
-    """Counts in `BINS` equal bins from the fastest on, in milliseconds; `beyond`: how many were slower than the last."""
+    """Counts in `BINS` equal bins from the fastest on, in ms; `beyond`: how many were slower than the last."""
     taken = {name: np.array(samples[name]) * 1e3 for name in ("base", "graph")}
     taken = {name: values[np.isfinite(values)] for name, values in taken.items()}
     if not all(len(values) for values in taken.values()):
@@ -220,7 +228,11 @@ def _stages(profile: Profile | None, counted: Breakdown | str, results: Sequence
         last = max((layer for each in results for layer in each.layers), default=0)
         return {"of": [0] * last, "names": [], "colours": [colour(0)]}
     of = stages(shapes)
-    return {"of": list(of), "names": list(stage_names(shapes)), "colours": [colour(i) for i in range(max(of) + 1)]}
+    return {
+        "of": list(of),
+        "names": list(stage_names(shapes)),
+        "colours": [colour(i) for i in range(max(of) + 1)],
+    }
 
 
 def _reference(profile: Profile) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What a report says in words: what was measured, where and how, what it leaves out. Pure; lines of plain text.
 
-    for note in notes(results, profile, accuracies):
-        print(note["title"], *note["lines"], sep="\\n  ")
+for note in notes(results, profile, accuracies):
+    print(note["title"], *note["lines"], sep="\\n  ")
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,8 +77,8 @@ def notes(
 def _measured(results: Sequence[Result]) -> list[str]:
     weights = ", ".join(dict.fromkeys(each.weights for each in results))
     return [
-        f"{_count(len(results), 'point')}. Each fork was built into one graph with the base, and the two ran in turns in one "
-        "process; added latency is the ratio of neighbours in time, less 1. Its interval is of 95 %.",
+        f"{_count(len(results), 'point')}. Each fork was built into one graph with the base, and both ran in turns in "
+        "one process; added latency is the ratio of neighbours in time, less 1. Its interval is of 95 %.",
         "Latencies are host to host. Histograms hold the raw samples; the slowest twentieth is counted, not drawn.",
         f"Weights of the base: {weights}. Those of a fork change no latency.",
     ]
@@ -139,17 +139,24 @@ def _protocol(result: Result) -> str:
     way, fed = result.protocol, "" if result.inputs == "fresh" else f", inputs {result.inputs}"
     if way.rounds:
         return f"{way.name}, {way.repeats} × ({way.warmup} + {way.rounds}) rounds{fed}"
-    return (
-        f"{way.name}, until medians and ratios are known within {way.precision:.2%}, or for {way.seconds:g} s at most{fed}"
-    )
+    known = f"until medians and ratios are known within {way.precision:.2%}"
+    return f"{way.name}, {known}, or for {way.seconds:g} s at most{fed}"
 
 
 def _doubts(results: Sequence[Result]) -> list[str]:
     unsettled = sum(not each.settled for each in results)
     lines = [f"{unsettled} of {len(results)} did not reach the precision asked for."] if unsettled else []
-    counts = Counter(line for each in results for line in each.warnings)
-    lines += [f"Warning on {_count(count, 'graph')}: {line}." for line, count in counts.most_common()]
+    kinds: dict[str, list[str]] = {}
+    for line in (line for each in results for line in each.warnings):
+        kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", line), []).append(line)
+    lines += [_warned(alike) for alike in sorted(kinds.values(), key=len, reverse=True)]
     return lines or ["No warnings."]
+
+
+def _warned(alike: Sequence[str]) -> str:
+    """Lines that differ in their numbers are one warning."""
+    such = "" if len(set(alike)) == 1 else ", such as"
+    return f"Warning on {_count(len(alike), 'graph')}{such}: {max(alike)}."
 
 
 def _threads(threads: int) -> str:

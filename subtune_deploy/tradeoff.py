@@ -75,26 +75,26 @@ def join(profile: Profile, results: Sequence[Result]) -> tuple[list[Point], tupl
     A Siamese head or blocks begun anew change no latency that a sweep of plain forks could tell: such rows are left
     out. Raises InputError where no fork has both.
     """
-    timed = {key: each for each in results if (key := _key(each))}
+    timed = {which: each for each in results if (which := _key(each))}
     rows = _plain_rows(profile)
-    points = [_point(row, timed[key], profile) for key, row in rows.items() if key in timed]
+    points = [_point(row, timed[which], profile) for which, row in rows.items() if which in timed]
     if not points:
         raise InputError(
             "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
         )
-    return points, tuple(row.fork for key, row in rows.items() if key not in timed)
+    return points, tuple(row.fork for which, row in rows.items() if which not in timed)
 
 
 def accuracies(profile: Profile, results: Sequence[Result]) -> list[Interval | None]:
     """Of the fork of each result, by the same rule; None where it was not trained."""
-    known = {key: _accuracy_in(profile, row) for key, row in _plain_rows(profile).items()}
-    return [known.get(key) if (key := _key(each)) else None for each in results]
+    known = {which: _accuracy_in(profile, row) for which, row in _plain_rows(profile).items()}
+    return [known.get(which) if (which := _key(each)) else None for each in results]
 
 
 def head_alone(profile: Profile) -> Interval | None:
     """Accuracy without any fork, where the profile has that row."""
     row = next((row for row in profile.rows if not row.layers and not row.siamese), None)
-    return row and _accuracy_in(profile, row)
+    return None if row is None else _accuracy_in(profile, row)
 
 
 def _plain_rows(profile: Profile) -> dict[Key, Row]:

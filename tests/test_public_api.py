@@ -12,6 +12,7 @@ import subtune_deploy
 
 PUBLIC = {
     "backbone": ["Backbone", "trace"],
+    "breakdown": ["Breakdown", "backbone_of", "breakdown", "result_works"],
     "build": [
         "BuildOptions",
         "build",
@@ -38,9 +39,10 @@ PUBLIC = {
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "multitask": ["lower"],
-    "pareto": ["Point", "choose", "dominates", "front", "knee", "open_rivals"],
+    "pareto": ["Point", "check_interval", "choose", "dominates", "front", "knee", "open_rivals"],
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
     "plan": ["Plan", "Step", "candidate_owners", "make_plan"],
+    "report": ["gather", "histogram", "make_document", "matched", "page", "write_page"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
     "results": ["Result", "Timing", "check_comparable", "of_target", "read_results", "schema"],
     "runtime": ["Bundle", "engine_files", "load_engine", "softmax"],
@@ -69,7 +71,7 @@ PUBLIC = {
         "task_state",
         "tuned_blocks",
     ],
-    "tradeoff": ["draw_tradeoff", "join", "latencies", "told"],
+    "tradeoff": ["accuracies", "check_same", "draw_tradeoff", "head_alone", "join", "latencies", "told"],
     "work": ["Cost", "Use", "Work", "layers_of", "plan_works"],
 }
 

@@ -61,6 +61,7 @@ def test_the_readme_shows_the_main_commands() -> None:
         "cost",
         "profile",
         "pareto",
+        "report",
         "tune",
         "run",
         "ship",
@@ -82,6 +83,8 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert "best: " in profiled
     (choice,) = [text for command, text in printed.items() if " pareto " in command]
     assert "chosen: 7, accuracy " in choice  # the one fork that was both trained and timed
+    (shown,) = [text for command, text in printed.items() if " report " in command]
+    assert "2 measured points on cpu" in shown
     (swept,) = [text for command, text in printed.items() if " sweep " in command]
     (table,) = [text for command, text in printed.items() if " results " in command]
     (compared,) = [text for command, text in printed.items() if " --compare " in command]

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 )
 @click.option("--target", metavar="NAME", help="Results on this target alone.")
 @click.option("--tasks", type=click.IntRange(1), help="Results with so many tasks alone.")
-@click.option("--model", metavar="MODEL", help="The network, where its name in RUN is a function of your own.")
+@click.option(
+    "--model", metavar="MODEL", help="The network, where its name in RUN is a function of your own."
+)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The page: .html."
 )

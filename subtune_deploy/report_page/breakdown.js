@@ -20,7 +20,8 @@ function breakdownOf(data, point) {
   const edges = edgesOf(data.costs.columns);
   const bars = KINDS.map((kind, row) => barsOf(data, point, target, kind, row, edges));
   const height = ROW.top + KINDS.length * (ROW.height + ROW.gap) + 14;
-  const shape = draw('svg', { viewBox: `0 0 ${ROW.width} ${height}`, role: 'img', class: 'plot', 'aria-label': `Cost by block: ${spokenCosts(data, point, target)}` });
+  const spoken = `Cost by block: ${spokenCosts(data, point, target)}`;
+  const shape = draw('svg', { viewBox: `0 0 ${ROW.width} ${height}`, role: 'img', class: 'plot', 'aria-label': spoken });
   shape.append(...bands(parts, edges, height), ...bars.flat(), ...numbers(data.costs.columns, edges, height));
   return make('figure', {}, shape, partTable(data, point, target, parts));
 }
@@ -28,7 +29,8 @@ function breakdownOf(data, point) {
 function partsOf(columns, point) {
   const own = columns.map(([, block]) => block !== null && point.layers.includes(block));
   const first = own.indexOf(true);
-  return own.map((mine, n) => (mine ? 'fork' : first >= 0 && n > first ? 'suffix' : first < 0 && n === columns.length - 1 ? 'suffix' : 'prefix'));
+  const until = first < 0 ? columns.length - 1 : first; // without a fork the head alone is the task's own
+  return own.map((mine, n) => (mine ? 'fork' : n < until ? 'prefix' : 'suffix'));
 }
 
 // Where each column begins, and where the last one ends.
@@ -41,7 +43,8 @@ function edgesOf(columns) {
 // Behind the columns of the fork a tint, and over each part its name.
 function bands(parts, edges, height) {
   const found = [];
-  const text = (x, anchor, part) => found.push(draw('text', { class: 'tick', x, y: 11, 'text-anchor': anchor, text: part }));
+  const text = (x, anchor, part) =>
+    found.push(draw('text', { class: 'tick', x, y: 11, 'text-anchor': anchor, text: part }));
   for (let from = 0, to = 0; from < parts.length; from = to) {
     while (to < parts.length && parts[to] === parts[from]) to += 1;
     const [left, width] = [edges[from], edges[to] - edges[from]];
@@ -71,8 +74,10 @@ function barsOf(data, point, target, kind, row, edges) {
   const base = data.costs.base.map((costs) => kind.of(costs, target));
   const added = base.map((_, n) => kind.of(addedAt(data, point, n), target));
   const y = linear([0, Math.max(1, ...base.map((each, n) => each + Math.max(0, added[n])))], [0, bottom - top]);
-  const bar = (name, n, from, size) =>
-    size > 0 && draw('rect', { class: `bars ${name}`, x: edges[n] + 1, width: Math.max(1, edges[n + 1] - edges[n] - 2), y: bottom - y(from + size), height: y(size) });
+  const bar = (name, n, from, size) => {
+    const across = { x: edges[n] + 1, width: Math.max(1, edges[n + 1] - edges[n] - 2) };
+    return size > 0 && draw('rect', { class: `bars ${name}`, ...across, y: bottom - y(from + size), height: y(size) });
+  };
   const found = base.flatMap((_, n) => [bar('base', n, 0, base[n]), bar('graph', n, base[n], added[n])]);
   const [alone, more] = sums(data, point, target, kind);
   const text = `${kind.name}: ${scaled(alone, kind.unit)} ${signed(more, kind.unit)}${share(more, alone)}`;
@@ -96,7 +101,8 @@ function numbers(columns, edges, height) {
   return columns.flatMap(([name, block], n) => {
     if (block === null ? name === 'between blocks' : (block - 1) % every) return [];
     const x = (edges[n] + edges[n + 1]) / 2;
-    return [draw('text', { class: 'tick', x, y: height - 2, 'text-anchor': 'middle', text: block === null ? name : `${block}` })];
+    const text = block === null ? name : `${block}`;
+    return [draw('text', { class: 'tick', x, y: height - 2, 'text-anchor': 'middle', text })];
   });
 }
 
@@ -116,6 +122,6 @@ function partTable(data, point, target, parts) {
     });
     return make('tr', {}, make('th', { scope: 'row', text: part }), ...cells);
   });
-  const table = make('table', { class: 'plain' }, make('thead', {}, make('tr', {}, ...head)), make('tbody', {}, ...rows));
-  return make('details', {}, make('summary', { text: 'The same by part: base, and what the fork adds' }), make('div', { class: 'wide' }, table));
+  const table = plainTable(head, rows);
+  return make('details', {}, make('summary', { text: 'The same by part: base, and what the fork adds' }), table);
 }

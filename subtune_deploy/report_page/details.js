@@ -11,7 +11,7 @@ function showDetails(data, container, point, why) {
   container.style.setProperty('--mine', pointColour(data, point));
   container.replaceChildren(
     make('p', { class: 'muted small over', text: why }),
-    make('h2', { id: 'details-title', tabindex: -1 }, make('i', { class: `dot ${point.status === 'measured' ? '' : 'hollow'}` }), `Fork ${point.fork}`),
+    make('h2', { id: 'details-title', tabindex: -1 }, dotOf(point), `Fork ${point.fork}`),
     facts(data, point),
     ...doubts(data, point),
     make('h3', { text: 'Raw samples' }),
@@ -20,6 +20,10 @@ function showDetails(data, container, point, why) {
     breakdownOf(data, point),
     ...elsewhere(data, point),
   );
+}
+
+function dotOf(point) {
+  return make('i', { class: point.status === 'measured' ? 'dot' : 'dot hollow' });
 }
 
 function facts(data, point) {
@@ -31,7 +35,7 @@ function facts(data, point) {
     ['Added latency', withInterval(point.added, '+')],
     ['Base alone', spanned(point.base)],
     [`With ${plural(point.tasks, 'task')}`, spanned(point.graph)],
-    ['Slowest in a hundred', `${milliseconds(point.base[3])} and ${milliseconds(point.graph[3])}`],
+    ['99th percentile', `${milliseconds(point.base[3])} and ${milliseconds(point.graph[3])}`],
     ['Target', data.targets[point.target].label],
     ['Status', `${point.status}, ${point.started.slice(0, 10)}`],
   ];
@@ -40,8 +44,8 @@ function facts(data, point) {
 }
 
 function spanned([value, low, high]) {
-  const ends = low === null || high === null ? 'no interval' : `${milliseconds(low)} to ${milliseconds(high)}`;
-  return `${milliseconds(value)} (${ends})`;
+  const ends = low === null || high === null ? 'no interval' : `${milliseconds(low).split(WIDE)[0]} to ${milliseconds(high)}`;
+  return `${milliseconds(value)}, ${ends}`;
 }
 
 function doubts(data, point) {
@@ -63,7 +67,6 @@ function elsewhere(data, point) {
     make('td', { text: withInterval(each.added, '+') }),
     make('td', { text: milliseconds(each.base[0]) }),
     make('td', { text: milliseconds(each.graph[0]) })));
-  const head = ['Target', 'Added', 'Base', 'Graph'].map((text, n) => make('th', { scope: 'col', class: n ? null : 'words', text }));
-  const table = make('table', { class: 'plain' }, make('thead', {}, make('tr', {}, ...head)), make('tbody', {}, ...rows));
-  return [make('h3', { text: 'The same fork on other targets' }), make('div', { class: 'wide' }, table)];
+  const head = ['Target', 'Added', 'Base', 'Graph'].map((text) => make('th', { scope: 'col', text }));
+  return [make('h3', { text: 'The same fork on other targets' }), plainTable(head, rows)];
 }

@@ -8,8 +8,8 @@ function histogramOf(data, point) {
   const x = linear([samples.low, samples.high], [PLOT.left, PLOT.right]);
   const most = Math.max(1, ...samples.base, ...samples.graph);
   const y = linear([0, most], [PLOT.bottom, PLOT.top]);
-  const told = `base ${milliseconds(point.base[0])}, graph ${milliseconds(point.graph[0])}`;
-  const shape = draw('svg', { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: 'img', class: 'plot', 'aria-label': `Histogram of raw samples: ${told}` });
+  const told = `Histogram of raw samples: base ${milliseconds(point.base[0])}, graph ${milliseconds(point.graph[0])}`;
+  const shape = draw('svg', { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: 'img', class: 'plot', 'aria-label': told });
   shape.append(
     draw('path', { class: 'bars base', d: steps(samples.base, x, y, samples) }),
     draw('path', { class: 'bars graph', d: steps(samples.graph, x, y, samples) }),

@@ -10,7 +10,7 @@ function makeLimits(data, form, changed) {
     length: chooser('Length of fork', lengths(distinct((point) => point.layers.length))),
     width: chooser('Width', widths(data)),
     maxAdded: limit('Added latency at most', data.points.map((point) => point.added[0]), Math.ceil),
-    minAccuracy: data.accuracy && limit('Accuracy at least', data.points.filter((point) => point.accuracy).map((point) => point.accuracy[0]), Math.floor),
+    minAccuracy: data.accuracy && limit('Accuracy at least', accuracies(data), Math.floor),
   };
   const reset = make('button', { type: 'button', text: 'No limits', onclick: () => cleared(controls, changed) });
   form.append(...Object.values(controls).filter(Boolean).map((control) => control.element), reset);
@@ -19,8 +19,12 @@ function makeLimits(data, form, changed) {
   return () => settings(controls);
 }
 
+function accuracies(data) {
+  return data.points.filter((point) => point.accuracy).map((point) => point.accuracy[0]);
+}
+
 function chooser(label, choices) {
-  const select = make('select', {}, ...choices.map(([value, text]) => make('option', { value, text })));
+  const select = make('select', { 'aria-label': label }, ...choices.map(([value, text]) => make('option', { value, text })));
   const element = make('label', { hidden: choices.length < 2 }, make('span', { text: label }), select);
   return { element, read: () => select.value };
 }
@@ -41,7 +45,8 @@ function limit(label, values, open) {
   const high = values.reduce((a, b) => Math.max(a, b), -Infinity) * 100;
   const range = { min: Math.floor(Math.min(low, 100)), max: Math.ceil(high), step: high - low > 20 ? 1 : 0.1 };
   const end = open === Math.ceil ? range.max : range.min;
-  const number = make('input', { type: 'number', inputmode: 'decimal', step: 'any', placeholder: 'any', 'aria-label': `${label}, in per cent` });
+  const written = { type: 'number', inputmode: 'decimal', step: 'any', placeholder: 'any' };
+  const number = make('input', { ...written, 'aria-label': `${label}, in per cent` });
   const slider = make('input', { type: 'range', ...range, value: end, 'aria-label': `${label}, slider` });
   slider.value = end;
   slider.addEventListener('input', () => {

@@ -21,6 +21,12 @@ function draw(tag, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, tag), attributes, children);
 }
 
+// A table without sorting, that scrolls by itself where it is too wide.
+function plainTable(head, rows) {
+  const table = make('table', { class: 'plain' }, make('thead', {}, make('tr', {}, ...head)), make('tbody', {}, ...rows));
+  return make('div', { class: 'wide' }, table);
+}
+
 function byId(id) {
   return document.getElementById(id);
 }

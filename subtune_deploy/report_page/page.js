@@ -10,7 +10,8 @@ function main() {
     picked: (point, byKey) => pick(state, point, byKey),
     spoken: (point) => say(sentence(data, point)),
   });
-  state.table = makeTable(byId('points'), 'All points within the limits', pointColumns(data), (point) => pick(state, point, true));
+  const opens = (point) => pick(state, point, true);
+  state.table = makeTable(byId('points'), 'All points within the limits', pointColumns(data), opens);
   state.sides = data.targets.length > 1 && makeTable(byId('targets'), 'Forks on several targets', sideColumns(data));
   byId('targets').hidden = !state.sides;
   state.read = makeLimits(data, byId('limits'), () => update(state));
@@ -21,9 +22,8 @@ function main() {
 
 function summary(data) {
   const targets = data.targets.map(({ label }) => label).join(', ');
-  const on = `on ${plural(data.targets.length, 'target')}: ${targets}.`;
   const by = data.accuracy ? ` Accuracy is of ${data.accuracy.of}.` : '';
-  return `${statuses(data)} ${on}${by}`;
+  return `${statuses(data)}. ${plural(data.targets.length, 'target')}: ${targets}.${by}`;
 }
 
 function statuses(data) {
@@ -46,7 +46,7 @@ function update(state) {
   const best = data.accuracy ? front(drawn) : [];
   Object.assign(state, { now, found, best });
   const view = { points: drawn, kept: new Set(kept), best: new Set(best), bend: knee(best), chosen: found.point };
-  showScatter(state.scatter, { ...view, ...wording(data, now, drawn), maxAdded: now.maxAdded, minAccuracy: now.minAccuracy });
+  showScatter(state.scatter, { ...now, ...view, ...wording(data, now, drawn) });
   showTable(state.table, kept, found.point);
   if (state.sides) showTable(state.sides, sides(data, now));
   tellChoice(state, kept.length, seen.length);
@@ -69,27 +69,30 @@ function cheapest(points, maxAdded) {
 function wording(data, now, drawn) {
   const added = `added latency of ${plural(now.tasks, 'task')} on ${data.targets[now.target].label}`;
   const [up, across] = data.accuracy ? [`accuracy on ${data.accuracy.of}`, added] : [added, 'first block of the fork'];
-  byId('figure-title').textContent = data.accuracy ? 'Accuracy against added latency' : 'Added latency by where the fork begins';
-  return {
-    up, across,
-    label: `${up} by ${across}, ${plural(drawn.length, 'point')}. Arrow keys walk from point to point, Enter opens details, Escape closes them. The table below holds the same points.`,
-  };
+  byId('figure-title').textContent = data.accuracy
+    ? 'Accuracy against added latency' : 'Added latency by where the fork begins';
+  const keys = 'Arrow keys walk from point to point, Enter opens details, Escape closes them.';
+  const label = `${up} by ${across}, ${plural(drawn.length, 'point')}. ${keys} The table below holds the same points.`;
+  return { up, across, label };
 }
 
 function captionOf(data, drawn) {
-  const arms = drawn.length <= FEW ? 'Bars are 95\u2009% intervals.' : 'Bars are 95\u2009% intervals, drawn for the front alone.';
-  const hollow = drawn.some((point) => point.status !== 'measured') ? ' Hollow points were not measured; those with a stroke not run on hardware.' : '';
-  return `${arms}${hollow} Point at a fork for its details, or walk with the arrow keys.`;
+  const arms = drawn.length <= FEW ? '' : ', drawn for the front alone';
+  const hollow = drawn.some((point) => point.status !== 'measured')
+    ? ' Hollow points were not measured; those with a stroke not run on hardware.' : '';
+  return `Bars are 95\u2009% intervals${arms}.${hollow} Point at a fork, tap it, or walk there with the arrow keys.`;
 }
 
 function tellChoice(state, kept, seen) {
   const { found, data } = state;
   const counted = `${kept.toLocaleString('en')} of ${plural(seen, 'fork')} within the limits. `;
-  const text = found.point
-    ? [make('span', { text: data.accuracy ? 'Choice: ' : 'Cheapest: ' }), make('strong', { text: found.point.name }), make('span', { text: ` \u2013 ${phrase(data, found.point)}. ` })]
-    : [make('strong', { text: `${found.why}. ` })];
+  const text = found.point ? chosenText(data, found.point) : [make('strong', { text: `${found.why}. ` })];
   const why = found.point ? `${found.why[0].toUpperCase()}${found.why.slice(1)}. ` : '';
   byId('choice').replaceChildren(...text, make('span', { class: 'muted', text: why + counted }));
+}
+
+function chosenText(data, point) {
+  return [data.accuracy ? 'Choice: ' : 'Cheapest: ', make('strong', { text: point.name }), ` \u2013 ${phrase(data, point)}. `];
 }
 
 function phrase(data, point) {
@@ -140,8 +143,10 @@ function writeLegend(data, drawn, view) {
     dot.style.setProperty('--mine', stageColour(data, stage));
     return used.has(stage) ? key(dot, name) : null;
   });
-  const sizes = data.accuracy ? [] : [...new Set(drawn.map((point) => Math.min(SHAPES.length, point.layers.length)))].filter(Boolean).sort();
-  const shapes = sizes.length > 1 ? sizes.map((n) => key(glyph(n), n === SHAPES.length ? `${n} blocks or more` : plural(n, 'block'))) : [];
+  const sizes = new Set(data.accuracy ? [] : drawn.map((point) => Math.min(SHAPES.length, point.layers.length)));
+  sizes.delete(0);
+  const sized = (n) => key(glyph(n), n === SHAPES.length ? `${n} blocks or more` : plural(n, 'block'));
+  const shapes = sizes.size > 1 ? [...sizes].sort().map(sized) : [];
   const lines = [
     view.best.size > 1 ? key(make('i', { class: 'dash' }), 'not dominated') : null,
     view.bend ? key(make('i', { class: 'open' }), 'knee') : null,
@@ -155,10 +160,11 @@ function glyph(length) {
 }
 
 function pointColumns(data) {
+  const told = (point) => (point.accuracy ? withInterval(point.accuracy) : '\u2013');
   const columns = [
     { label: 'Fork', words: true, value: (point) => point.fork, text: (point) => point.fork },
     { label: 'Added', value: (point) => point.added[0], text: (point) => withInterval(point.added, '+') },
-    { label: 'Accuracy', value: (point) => point.accuracy && point.accuracy[0], text: (point) => (point.accuracy ? withInterval(point.accuracy) : '\u2013') },
+    { label: 'Accuracy', value: (point) => point.accuracy && point.accuracy[0], text: told },
     { label: 'Base', narrow: true, value: (point) => point.base[0], text: (point) => milliseconds(point.base[0]) },
     { label: 'Graph', narrow: true, value: (point) => point.graph[0], text: (point) => milliseconds(point.graph[0]) },
     { label: 'Graph, p99', narrow: true, value: (point) => point.graph[3], text: (point) => milliseconds(point.graph[3]) },
@@ -182,9 +188,10 @@ function sides(data, now) {
 
 function sideColumns(data) {
   const of = (index, text) => (row) => (row.by.has(index) ? text(row.by.get(index)) : null);
+  const shown = (index, text) => (row) => of(index, text)(row) || '\u2013';
   const columns = data.targets.flatMap(({ label }, index) => [
-    { label: `${label}: ratio`, value: of(index, (point) => point.added[0]), text: (row) => of(index, ratio)(row) || '\u2013' },
-    { label: `${label}: base and graph`, narrow: true, value: of(index, (point) => point.graph[0]), text: (row) => of(index, times2)(row) || '\u2013' },
+    { label: `${label}: ratio`, value: of(index, (point) => point.added[0]), text: shown(index, ratio) },
+    { label: 'base and graph', narrow: true, value: of(index, (point) => point.graph[0]), text: shown(index, bothTimes) },
   ]);
   return [{ label: 'Fork', words: true, value: (row) => row.fork, text: (row) => row.fork }, ...columns];
 }
@@ -195,20 +202,25 @@ function ratio(point) {
   return `${(1 + value).toFixed(3)} ± ${half}`;
 }
 
-function times2(point) {
+function bothTimes(point) {
   return `${milliseconds(point.base[0])}, ${milliseconds(point.graph[0])}`;
 }
 
 function writeNotes(data) {
-  const listed = (lines) => make('ul', {}, ...lines.map((text) => make('li', { text })));
+  const titled = (title, lines) =>
+    make('div', {}, make('h3', { text: title }), make('ul', {}, ...lines.map((text) => make('li', { text }))));
   const drawn = data.points.every((point) => point.status === 'measured')
     ? ['No point is predicted, and none is of a target that was not run.']
-    : [`${statuses(data)}. Predicted latencies come from a model, and their intervals are the model\u2019s. What was not run on hardware is a calculation.`];
-  byId('notes').append(
-    ...data.notes.flatMap(({ title, lines }) => [make('h3', { text: title }), listed(lines)]),
-    make('h3', { text: 'Predicted, or not run on hardware' }), listed(drawn),
-    ...data.targets.flatMap(({ label, facts: lines }) => [make('h3', { text: `Target ${label}` }), listed(lines)]),
-  );
+    : [
+        `${statuses(data)}.`,
+        'Predicted latencies come from a model, and their intervals are the model\u2019s.',
+        'What was not run on hardware is a calculation.',
+      ];
+  byId('notes').append(make('div', { class: 'notes' },
+    ...data.notes.map(({ title, lines }) => titled(title, lines)),
+    titled('Predicted, or not run on hardware', drawn),
+    ...data.targets.map(({ label, facts: lines }) => titled(`Target ${label}`, lines)),
+  ));
 }
 
 main();

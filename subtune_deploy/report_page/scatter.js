@@ -1,19 +1,14 @@
 // The scatter: axes and lines in SVG, points on a canvas between them, so that thousands stay light.
 
-const MARGIN = { left: 52, right: 18, top: 30, bottom: 48 };
 const FEW = 120; // beyond so many points, intervals are drawn for the front alone
-const NEAR = 22; // pixels from a point at which the pointer finds it
+const BESIDE = [
+  [10, -8, 'start'], [-10, -8, 'end'], [10, 17, 'start'], [-10, 17, 'end'], [0, -14, 'middle'], [0, 23, 'middle'],
+]; // where a name may stand, in pixels from its point
+const CORNERS = {
+  triangle: [[0, -1.15], [1.05, 0.8], [-1.05, 0.8]],
+  diamond: [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]],
+};
 const SHAPES = ['circle', 'square', 'triangle', 'diamond']; // by length of the fork, where blocks are the axis
-
-// Where a point stands: [x, y] in data units, with the intervals that it has.
-function placed(data, point, spread) {
-  if (data.accuracy) {
-    return { x: point.added[0], y: point.accuracy[0], across: point.added, up: point.accuracy };
-  }
-  const first = point.layers.length ? point.layers[0] : 0;
-  const aside = Math.max(-1, Math.min(1, (point.layers.length - 1 - (spread - 1) / 2) / Math.max(spread, 3)));
-  return { x: first + 0.8 * aside, y: point.added[0], across: null, up: point.added };
-}
 
 function makeScatter(data, container, heard) {
   const layer = { class: 'layer', 'aria-hidden': 'true' };
@@ -40,7 +35,7 @@ function render(scatter) {
   const { view, data } = scatter;
   const width = Math.max(240, scatter.container.clientWidth);
   const height = Math.round(Math.max(300, Math.min(480, width * 0.66)));
-  const spread = Math.max(1, ...scatter.view.points.map((point) => point.layers.length));
+  const spread = view.points.reduce((most, point) => Math.max(most, point.layers.length), 1);
   scatter.spread = Math.min(spread, 4);
   const spots = view.points.map((point) => ({ point, ...placed(data, point, scatter.spread) }));
   scatter.frame = framed(data, view, spots, width, height);
@@ -54,100 +49,6 @@ function render(scatter) {
   scatter.back.replaceChildren(...axes(data, view, scatter.frame), ...shades(data, view, scatter.frame));
   paint(scatter);
   decorate(scatter);
-}
-
-function framed(data, view, spots, width, height) {
-  const across = data.accuracy ? [0, ...spots.flatMap((spot) => bounds(spot.across))] : [0.5, data.stages.of.length + 0.5];
-  if (!data.accuracy && spots.some((spot) => spot.x < 0.5)) across[0] = -0.5;
-  const up = spots.flatMap((spot) => bounds(spot.up));
-  if (data.accuracy && data.accuracy.head) up.push(data.accuracy.head[0]);
-  if (!data.accuracy) up.push(0);
-  const wide = padded(across, data.accuracy ? 0.04 : 0);
-  const tall = padded(up, 0.05);
-  return {
-    width, height, wide, tall,
-    left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom,
-    x: linear(wide, [MARGIN.left, width - MARGIN.right]),
-    y: linear(tall, [height - MARGIN.bottom, MARGIN.top]),
-  };
-}
-
-function bounds(interval) {
-  return interval.filter((each) => each !== null);
-}
-
-function padded(values, share) {
-  const low = values.reduce((a, b) => Math.min(a, b), Infinity);
-  const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
-  if (!(high > low)) return Number.isFinite(low) ? [low - 0.05, low + 0.05] : [0, 1];
-  return [low - (high - low) * share, high + (high - low) * share];
-}
-
-function axes(data, view, frame) {
-  const found = [];
-  const up = ticks(...frame.tall, 6);
-  const places = decimals(up.map((each) => 100 * each));
-  for (const value of up) {
-    const y = frame.y(value);
-    found.push(draw('line', { class: 'grid', x1: frame.left, x2: frame.right, y1: y, y2: y }));
-    const text = plainPercent(value, places);
-    found.push(draw('text', { class: 'tick', x: frame.left - 8, y: y + 4, 'text-anchor': 'end', text }));
-  }
-  for (const { value, text } of acrossTicks(data, frame)) {
-    const x = frame.x(value);
-    found.push(draw('line', { class: 'rule', x1: x, x2: x, y1: frame.bottom, y2: frame.bottom + 4 }));
-    found.push(draw('text', { class: 'tick', x, y: frame.bottom + 18, 'text-anchor': 'middle', text }));
-  }
-  const middle = (frame.left + frame.right) / 2;
-  found.push(
-    draw('line', { class: 'rule', x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),
-    draw('text', { class: 'axis', x: middle, y: frame.height - 8, 'text-anchor': 'middle', text: view.across }),
-    draw('text', { class: 'axis', x: 4, y: 14, text: view.up }),
-  );
-  return found;
-}
-
-function acrossTicks(data, frame) {
-  const room = (frame.right - frame.left) / (data.accuracy ? 70 : 24);
-  const [low, high] = frame.wide;
-  if (data.accuracy) {
-    const found = ticks(low, high, Math.max(3, Math.min(9, room)));
-    const places = decimals(found.map((each) => 100 * each));
-    return found.map((value) => ({ value, text: plainPercent(value, places) }));
-  }
-  const every = Math.max(1, Math.ceil((high - low) / room));
-  const found = [];
-  for (let n = Math.ceil(low); n <= high; n += every) found.push({ value: n, text: n ? `${n}` : 'head' });
-  return found;
-}
-
-// What lies outside the limits, and what forks are compared with: the base, and the head alone.
-function shades(data, view, frame) {
-  const found = [];
-  const shade = (x1, y1, x2, y2) =>
-    x2 > x1 && y2 > y1 && found.push(draw('rect', { class: 'outside', x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
-  const inside = (value, low, high) => Math.max(low, Math.min(high, value));
-  const { left, right, top, bottom } = frame;
-  if (data.accuracy) {
-    if (view.maxAdded !== null) shade(inside(frame.x(view.maxAdded), left, right), top, right, bottom);
-    if (view.minAccuracy !== null) shade(left, inside(frame.y(view.minAccuracy), top, bottom), right, bottom);
-    const x = frame.x(0);
-    found.push(draw('line', { class: 'reference', x1: x, x2: x, y1: top, y2: bottom }));
-    found.push(draw('text', { class: 'aside', x: x + 5, y: bottom - 7, text: 'base alone, 0\u2009%' }));
-    if (data.accuracy.head) found.push(...across(frame, data.accuracy.head[0], 'the head alone'));
-  } else {
-    if (view.maxAdded !== null) shade(left, top, right, inside(frame.y(view.maxAdded), top, bottom));
-    found.push(...across(frame, 0, 'base alone, 0\u2009%'));
-  }
-  return found;
-}
-
-function across(frame, value, text) {
-  const y = frame.y(value);
-  return [
-    draw('line', { class: 'reference', x1: frame.left, x2: frame.right, y1: y, y2: y }),
-    draw('text', { class: 'aside', x: frame.right, y: y - 5, 'text-anchor': 'end', text }),
-  ];
 }
 
 function paint(scatter) {
@@ -167,12 +68,25 @@ function paint(scatter) {
   const armed = spots.length <= FEW ? () => true : (spot) => view.best.has(spot.point);
   const dim = (spot) => (view.kept.has(spot.point) ? 1 : 0.22);
   for (const spot of spots) if (armed(spot)) arms(pen, frame, spot, colourOf(spot.point), dim(spot) * 0.55);
-  const size = spots.length > 1000 ? 2.6 : spots.length > 200 ? 3.4 : 4.6;
-  for (const spot of spots) {
-    pen.globalAlpha = dim(spot);
-    mark(pen, spot, shapeOf(data, spot.point), size, colourOf(spot.point), paper);
+  const size = spots.length > 1000 ? 2.4 : spots.length > FEW ? 3.4 : 4.6;
+  const look = (spot) => [dim(spot), spot.point.status, colourOf(spot.point)].join();
+  const groups = spots.length > FEW ? alike(spots, look) : spots.map((spot) => [spot]);
+  for (const group of groups) {
+    pen.globalAlpha = dim(group[0]);
+    marks(pen, group, size, colourOf(group[0].point), { paper, data });
   }
   pen.globalAlpha = 1;
+}
+
+// What looks the same is drawn at one stroke, dim points first.
+function alike(spots, look) {
+  const groups = new Map();
+  for (const spot of spots) {
+    const key = look(spot);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(spot);
+  }
+  return [...groups.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, group]) => group);
 }
 
 function shapeOf(data, point) {
@@ -194,28 +108,32 @@ function arms(pen, frame, spot, colour, alpha) {
 }
 
 // Measured points are filled; predicted ones hollow; those not run on hardware hollow with a stroke through.
-function mark(pen, spot, shape, size, colour, paper) {
+function marks(pen, group, size, colour, { paper, data }) {
+  const { status } = group[0].point;
+  const measured = status === 'measured';
   pen.beginPath();
-  outline(pen, shape, spot.px, spot.py, size);
-  const measured = spot.point.status === 'measured';
+  for (const { point, px, py } of group) outline(pen, shapeOf(data, point), px, py, size);
   pen.fillStyle = measured ? colour : paper;
   pen.strokeStyle = measured ? paper : colour;
   pen.lineWidth = measured ? 0.9 : 1.6;
   pen.fill();
-  pen.stroke();
-  if (spot.point.status !== 'not run on hardware') return;
+  if (!measured || group.length === 1) pen.stroke();
+  if (status !== 'not run on hardware') return;
   pen.beginPath();
-  pen.moveTo(spot.px - size, spot.py + size);
-  pen.lineTo(spot.px + size, spot.py - size);
+  for (const { px, py } of group) {
+    pen.moveTo(px - size, py + size);
+    pen.lineTo(px + size, py - size);
+  }
   pen.stroke();
 }
 
 function outline(pen, shape, x, y, size) {
   if (shape === 'square') pen.rect(x - size * 0.86, y - size * 0.86, size * 1.72, size * 1.72);
-  else if (shape === 'circle') pen.arc(x, y, size, 0, 2 * Math.PI);
-  else {
-    const corners = shape === 'triangle' ? [[0, -1.15], [1.05, 0.8], [-1.05, 0.8]] : [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]];
-    corners.forEach(([dx, dy], index) => pen[index ? 'lineTo' : 'moveTo'](x + dx * size, y + dy * size));
+  else if (shape === 'circle') {
+    pen.moveTo(x + size, y);
+    pen.arc(x, y, size, 0, 2 * Math.PI);
+  } else {
+    CORNERS[shape].forEach(([dx, dy], index) => pen[index ? 'lineTo' : 'moveTo'](x + dx * size, y + dy * size));
     pen.closePath();
   }
 }
@@ -225,7 +143,7 @@ function decorate(scatter) {
   const { fore, spots, view, data } = scatter;
   const spotOf = new Map(spots.map((spot) => [spot.point, spot]));
   const best = [...view.best].map((point) => spotOf.get(point));
-  const marks = [];
+  const marks = asides(data, scatter.frame);
   if (data.accuracy && best.length > 1) {
     marks.push(draw('polyline', { class: 'front', points: best.map((spot) => `${spot.px},${spot.py}`).join(' ') }));
   }
@@ -252,20 +170,23 @@ function names(scatter, spots) {
   const found = [];
   for (const spot of new Set(spots)) {
     const text = spot.point.name;
-    const width = 6.3 * text.length + 4;
-    const places = [[9, -7, 'start'], [-9, -7, 'end'], [9, 16, 'start'], [-9, 16, 'end'], [0, -14, 'middle'], [0, 22, 'middle']];
-    for (const [dx, dy, anchor] of places) {
-      const [x, y] = [spot.px + dx, spot.py + dy];
-      const left = anchor === 'start' ? x : anchor === 'end' ? x - width : x - width / 2;
-      const area = { left, right: left + width, top: y - 10, bottom: y + 3 };
-      if (area.left < frame.left || area.right > frame.width || area.top < 18 || area.bottom > frame.bottom) continue;
-      if (taken.some((each) => overlap(each, area))) continue;
-      taken.push(area);
-      found.push(draw('text', { class: 'name', x, y, 'text-anchor': anchor, text }));
-      break;
-    }
+    const place = BESIDE.map((each) => beside(spot, text, each)).find(({ area }) =>
+      isInside(area, frame) && !taken.some((each) => overlap(each, area)));
+    if (!place) continue;
+    taken.push(place.area);
+    found.push(draw('text', { class: 'name', x: place.x, y: place.y, 'text-anchor': place.anchor, text }));
   }
   return found;
+}
+
+function beside(spot, text, [dx, dy, anchor]) {
+  const [x, y, width] = [spot.px + dx, spot.py + dy, 6.3 * text.length + 4];
+  const left = anchor === 'start' ? x : anchor === 'end' ? x - width : x - width / 2;
+  return { x, y, anchor, area: { left, right: left + width, top: y - 10, bottom: y + 3 } };
+}
+
+function isInside(area, frame) {
+  return area.left >= frame.left && area.right <= frame.width && area.top >= 18 && area.bottom <= frame.bottom;
 }
 
 function box(x, y, size) {
@@ -288,66 +209,4 @@ function ring(scatter) {
     draw('text', { class: 'halo', ...how }),
     draw('text', { class: 'pointed', ...how }),
   );
-}
-
-function pointAt(scatter, point) {
-  scatter.active = point;
-  ring(scatter);
-  scatter.heard.pointed(point);
-}
-
-function nearest(scatter, event) {
-  const area = scatter.fore.getBoundingClientRect();
-  const [x, y] = [event.clientX - area.left, event.clientY - area.top];
-  let [found, least] = [null, NEAR ** 2];
-  for (const spot of scatter.spots) {
-    const far = (spot.px - x) ** 2 + (spot.py - y) ** 2 + (scatter.view.kept.has(spot.point) ? 0 : 40);
-    if (far < least) [found, least] = [spot.point, far];
-  }
-  return found;
-}
-
-function listen(scatter) {
-  const { fore, heard } = scatter;
-  fore.addEventListener('pointermove', (event) => {
-    if (event.pointerType === 'touch') return;
-    const point = nearest(scatter, event);
-    if (point !== scatter.active) pointAt(scatter, point);
-  });
-  fore.addEventListener('pointerleave', (event) => event.pointerType !== 'touch' && pointAt(scatter, null));
-  fore.addEventListener('click', (event) => {
-    const point = nearest(scatter, event);
-    pointAt(scatter, point);
-    heard.picked(point, false);
-  });
-  fore.addEventListener('keydown', (event) => walked(scatter, event));
-}
-
-// Arrows go to the next point in that direction, among those within the limits.
-function walked(scatter, event) {
-  const { active, heard } = scatter;
-  if (event.key === 'Enter' || event.key === ' ') heard.picked(active, true);
-  else if (event.key === 'Escape') {
-    pointAt(scatter, null);
-    heard.picked(null, false);
-  } else {
-    const next = neighbour(scatter, event.key);
-    if (next === undefined) return;
-    pointAt(scatter, next);
-    heard.spoken(next);
-  }
-  event.preventDefault();
-}
-
-function neighbour(scatter, key) {
-  const steps = { ArrowRight: ['px', 1], ArrowLeft: ['px', -1], ArrowUp: ['py', -1], ArrowDown: ['py', 1], Home: ['px', 0], End: ['px', 0] };
-  if (!(key in steps)) return undefined;
-  const [by, step] = steps[key];
-  const kept = scatter.spots.filter((spot) => scatter.view.kept.has(spot.point));
-  if (!kept.length) return undefined;
-  kept.sort((a, b) => a[by] - b[by] || a.px - b.px || a.py - b.py);
-  const here = kept.findIndex((spot) => spot.point === scatter.active);
-  if (key === 'Home' || (here < 0 && step >= 0 && key !== 'End')) return kept[0].point;
-  if (key === 'End' || here < 0) return kept[kept.length - 1].point;
-  return kept[Math.max(0, Math.min(kept.length - 1, here + step))].point;
 }

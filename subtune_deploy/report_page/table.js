@@ -5,13 +5,16 @@ const ROWS = 25;
 // columns: [{label, value(row), text(row), words, narrow}]; words: to the left; narrow: left out on a phone.
 function makeTable(container, caption, columns, picked = null) {
   const table = { columns, picked, rows: [], sorted: columns.length > 1 ? 1 : 0, down: false, page: 0, chosen: null };
-  table.heads = columns.map((column, index) =>
-    make('th', { scope: 'col', class: classes(column) }, make('button', { type: 'button', text: column.label, onclick: () => sortBy(table, index) })));
+  table.heads = columns.map((column, index) => {
+    const button = make('button', { type: 'button', text: column.label, onclick: () => sortBy(table, index) });
+    return make('th', { scope: 'col', class: classes(column) }, button);
+  });
   table.body = make('tbody');
   table.told = make('span', { role: 'status' });
   table.back = make('button', { type: 'button', text: 'Previous', onclick: () => turn(table, -1) });
   table.on = make('button', { type: 'button', text: 'Next', onclick: () => turn(table, 1) });
-  const sheet = make('table', {}, make('caption', { class: 'spoken', text: caption }), make('thead', {}, make('tr', {}, ...table.heads)), table.body);
+  const head = make('thead', {}, make('tr', {}, ...table.heads));
+  const sheet = make('table', {}, make('caption', { class: 'spoken', text: caption }), head, table.body);
   container.append(
     make('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': caption }, sheet),
     make('p', { class: 'pager small muted' }, table.back, table.told, table.on),
@@ -67,7 +70,8 @@ function fill(table) {
     else head.removeAttribute('aria-sort');
   });
   const end = Math.min(rows.length, (page + 1) * ROWS);
-  table.told.textContent = rows.length ? `${page * ROWS + 1}\u2013${end} of ${rows.length.toLocaleString('en')}` : 'nothing to show';
+  const told = `${page * ROWS + 1}\u2013${end} of ${rows.length.toLocaleString('en')}`;
+  table.told.textContent = rows.length ? told : 'nothing to show';
   table.back.disabled = page === 0;
   table.on.disabled = page >= last;
   table.back.hidden = table.on.hidden = last === 0;
@@ -76,9 +80,8 @@ function fill(table) {
 function line(table, row) {
   const cells = table.columns.map((column, index) => {
     if (index) return make('td', { class: classes(column), text: column.text(row) });
-    const inside = table.picked
-      ? make('button', { type: 'button', class: 'link', text: column.text(row), onclick: () => table.picked(row) })
-      : column.text(row);
+    const link = { type: 'button', class: 'link', text: column.text(row), onclick: () => table.picked(row) };
+    const inside = table.picked ? make('button', link) : column.text(row);
     return make('th', { scope: 'row', class: classes(column) }, inside);
   });
   return make('tr', { class: row === table.chosen ? 'chosen' : null }, ...cells);
