@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,8 @@ def report(
     made = make_document(results, profile, counted)
     write_page(output, made)
     targets = ", ".join(target["label"] for target in made["targets"])
-    click.echo(f"{output}: {len(results)} measured points on {targets}")
+    count = f"{len(results)} measured point{'s' if len(results) > 1 else ''}"
+    click.echo(f"{output}: {count} on {targets}")
 
 
 def _counted(results: Sequence[Result], model: str | None) -> Breakdown | str:
@@ -62,7 +65,10 @@ def _counted(results: Sequence[Result], model: str | None) -> Breakdown | str:
     try:
         from ..breakdown import backbone_of, breakdown
 
-        with status(f"reading {results[0].model}"):
+        with (
+            status(f"reading {results[0].model}"),
+            redirect_stdout(sys.stderr),
+        ):  # what the user's own code prints
             backbone = backbone_of(results[0], model)
         with bar("counting") as tick:
             return breakdown(backbone, results, tick)

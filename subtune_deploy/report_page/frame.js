@@ -2,13 +2,13 @@
 
 const MARGIN = { left: 52, right: 18, top: 30, bottom: 48 };
 
-// Where a point stands: [x, y] in data units, with the intervals that it has.
-function placed(data, point, spread) {
+// Where a point stands, in units of the data, and its intervals; forks of one block stand beside each other by length.
+function placed(data, point, lengths) {
   if (data.accuracy) {
     return { x: point.added[0], y: point.accuracy[0], across: point.added, up: point.accuracy };
   }
   const first = point.layers.length ? point.layers[0] : 0;
-  const aside = Math.max(-1, Math.min(1, (point.layers.length - 1 - (spread - 1) / 2) / Math.max(spread, 3)));
+  const aside = (lengths.indexOf(point.layers.length) - (lengths.length - 1) / 2) / Math.max(lengths.length, 3);
   return { x: first + 0.8 * aside, y: point.added[0], across: null, up: point.added };
 }
 

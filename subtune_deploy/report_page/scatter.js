@@ -35,9 +35,8 @@ function render(scatter) {
   const { view, data } = scatter;
   const width = Math.max(240, scatter.container.clientWidth);
   const height = Math.round(Math.max(300, Math.min(480, width * 0.66)));
-  const spread = view.points.reduce((most, point) => Math.max(most, point.layers.length), 1);
-  scatter.spread = Math.min(spread, 4);
-  const spots = view.points.map((point) => ({ point, ...placed(data, point, scatter.spread) }));
+  const lengths = [...new Set(view.points.map((point) => point.layers.length))].sort((a, b) => a - b);
+  const spots = view.points.map((point) => ({ point, ...placed(data, point, lengths) }));
   scatter.frame = framed(data, view, spots, width, height);
   for (const spot of spots) {
     spot.px = scatter.frame.x(spot.x);
