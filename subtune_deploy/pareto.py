@@ -150,13 +150,18 @@ def _at(point: Point, place: str) -> Point:
     return replace(point, added=Interval(value, value, value))
 
 
+def check_interval(fork: str, what: str, each: Interval) -> None:
+    """Raise InputError unless the number lies in its interval; NaN does not."""
+    if not each.low <= each.value <= each.high:
+        raise InputError(
+            f"{what} of fork {fork} is {each.value}, from {each.low} to {each.high}",
+            "give a number within its interval",
+        )
+
+
 def _check(points: Sequence[Point]) -> None:
     if not points:
         raise InputError("there is no fork to choose from", "give forks with both accuracy and latency")
     for point in points:
-        for what, each in (("accuracy", point.accuracy), ("added latency", point.added)):
-            if not each.low <= each.value <= each.high:  # NaN too
-                raise InputError(
-                    f"{what} of fork {point.fork} is {each.value}, from {each.low} to {each.high}",
-                    "give a number within its interval",
-                )
+        check_interval(point.fork, "accuracy", point.accuracy)
+        check_interval(point.fork, "added latency", point.added)

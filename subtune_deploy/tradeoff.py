@@ -31,6 +31,9 @@ from .tuning.drawing import (
 )
 from .tuning.settings import Fork
 
+Key = tuple[tuple[int, ...], str]
+"""What tells forks apart: the blocks, and how they were made thinner."""
+
 
 def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Anchor]:
     """What `run` measured with so many tasks on one target, of the profile's network.
@@ -43,12 +46,13 @@ def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None
         raise InputError(f"{run} has no result with {tasks} tasks{on}", "sweep with --tasks and --target so")
     found = of_target(run, found, target)
     for each in found:
-        _check_same(each, profile, run)
+        check_same(each, profile, run)
     check_comparable(found)
     return [anchor(each) for each in found]
 
 
-def _check_same(result: Result, profile: Profile, run: Path) -> None:
+def check_same(result: Result, profile: Profile, run: Path) -> None:
+    """Raise InputError unless a result of `run` is of the profile's network, at the size that it was trained at."""
     if result.model != profile.model:
         raise InputError(
             f"{run} is of {result.model}, the profile of {profile.model}", "give both of one model"
@@ -74,18 +78,14 @@ def join(
     where there is one. A Siamese head or blocks begun anew change no latency that a sweep of plain forks could tell:
     such rows are left out. Raises InputError where no fork has both.
     """
-    timed = {
-        (*set(each.forks), str(each.prune or "")): each for each in measured if len(set(each.forks)) == 1
-    }
+    timed = {which: each for each in measured if (which := _key(each))}
     points, lacking = list[Point](), list[str]()
-    for row in profile.rows:
-        if not _plain(row) or not row.layers:
-            continue
-        found, accuracy = timed.get((row.layers, str(row.prune or ""))), _accuracy(row, profile)
-        if found is not None:
-            points.append(Point(row.fork, accuracy, found.added))
+    for which, row in _plain_rows(profile).items():
+        if which in timed:
+            points.append(Point(row.fork, _accuracy(row, profile), timed[which].added))
         elif predict is not None and not row.fork.startswith("all"):
-            points.append(Point(row.fork, accuracy, predict(row.layers, row.prune), predicted=True))
+            added = predict(row.layers, row.prune)
+            points.append(Point(row.fork, _accuracy(row, profile), added, predicted=True))
         else:
             lacking.append(row.fork)
     if not points:
@@ -93,6 +93,28 @@ def join(
             "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
         )
     return points, tuple(lacking)
+
+
+def accuracies(profile: Profile, measured: Sequence[Anchor]) -> list[Interval | None]:
+    """Of the fork of each graph, by the same rule; None where it was not trained."""
+    known = {which: _accuracy(row, profile) for which, row in _plain_rows(profile).items()}
+    return [known.get(which) if (which := _key(each)) else None for each in measured]
+
+
+def head_alone(profile: Profile) -> Interval | None:
+    """Accuracy without any fork, where the profile has that row."""
+    row = next((row for row in profile.rows if not row.layers and not row.siamese), None)
+    return None if row is None else _accuracy(row, profile)
+
+
+def _plain_rows(profile: Profile) -> dict[Key, Row]:
+    return {(row.layers, str(row.prune or "")): row for row in profile.rows if _plain(row) and row.layers}
+
+
+def _key(measured: Anchor) -> Key | None:
+    """None where tasks have different forks: no row of a profile is of such a graph."""
+    alike = set(measured.forks)
+    return (alike.pop(), str(measured.prune or "")) if len(alike) == 1 else None
 
 
 def _plain(row: Row) -> bool:

@@ -12,6 +12,7 @@ import subtune_deploy
 
 PUBLIC = {
     "backbone": ["Backbone", "trace"],
+    "breakdown": ["Breakdown", "backbone_of", "breakdown"],
     "build": [
         "BuildOptions",
         "build",
@@ -53,11 +54,12 @@ PUBLIC = {
     "goal": ["Decision", "Effort", "Goal", "Optimized"],
     "latency_model": ["Anchor", "LatencyModel", "anchor", "check_ratio", "latency_model"],
     "multitask": ["lower"],
-    "pareto": ["Point", "choose", "dominates", "front", "knee", "open_rivals", "undecided"],
+    "pareto": ["Point", "check_interval", "choose", "dominates", "front", "knee", "open_rivals", "undecided"],
     "optimize": ["Listener", "optimize"],
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
     "plan": ["Plan", "Step", "candidate_owners", "make_plan"],
     "predictor": ["Costing", "Predictor"],
+    "report": ["gather", "histogram", "make_document", "matched", "page", "write_page"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
     "results": ["Result", "Timing", "check_comparable", "of_target", "read_results", "schema"],
     "runtime": ["Bundle", "engine_files", "load_engine", "softmax"],
@@ -86,7 +88,18 @@ PUBLIC = {
         "task_state",
         "tuned_blocks",
     ],
-    "tradeoff": ["candidates", "check_profiles", "draw_tradeoff", "in_words", "join", "latencies", "told"],
+    "tradeoff": [
+        "accuracies",
+        "candidates",
+        "check_profiles",
+        "check_same",
+        "draw_tradeoff",
+        "head_alone",
+        "in_words",
+        "join",
+        "latencies",
+        "told",
+    ],
     "work": ["Cost", "Use", "Work", "layers_of", "plan_works"],
 }
 

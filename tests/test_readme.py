@@ -62,6 +62,7 @@ def test_the_readme_shows_the_main_commands() -> None:
         "profile",
         "pareto",
         "choose",
+        "report",
         "tune",
         "run",
         "ship",
@@ -83,6 +84,8 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert "best: " in profiled
     (choice,) = [text for command, text in printed.items() if " pareto " in command]
     assert "chosen: 7, accuracy " in choice  # the one fork that was both trained and timed
+    (shown,) = [text for command, text in printed.items() if " report " in command]
+    assert "2 measured points on cpu" in shown
     (together,) = [text for command, text in printed.items() if " choose " in command]
     assert "by this model none is better" in together
     (swept,) = [text for command, text in printed.items() if " sweep " in command]

@@ -1,0 +1,279 @@
+"""One page to look at: runs and a profile become a document, the document one HTML file that needs nothing else.
+
+    results = gather([Path("runs/resnet18")])          # of one network; each target on one host
+    document = make_document(results, read_profile(Path("profile.json")), counted)
+    write_page(Path("report.html"), document)
+
+The document is plain values; its points have a `status`, one of `STATUSES`. What the page does with it lies in
+`report_page`: a template, a style and a few scripts, which are put into the file as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cost_model import BYTES
+from .errors import InputError
+from .latency_model import anchor
+from .pareto import check_interval
+from .report_words import label, notes, target_facts, title
+from .results import Result, check_comparable, read_results
+from .staging import replaced_file
+from .stats import Interval
+from .tradeoff import accuracies, check_same, head_alone
+from .tuning.documents import Profile
+from .tuning.drawing import colour, stage_names, stages
+
+if TYPE_CHECKING:
+    from .breakdown import Breakdown
+
+SCHEMA = 1
+STATUSES = ("measured", "predicted", "not run on hardware")
+"""Where a point's latency comes from."""
+
+PARTS = Path(__file__).parent / "report_page"
+SCRIPTS = (  # noqa: SIM905
+    "words choose marks frame scatter walk histogram breakdown table details limits page"
+).split()
+"""In this order, in one scope of functions."""
+
+BINS = 36
+REACH = 95.0
+"""Per cent of the samples that a histogram shows; the slowest are counted, not drawn."""
+
+
+def gather(runs: Sequence[Path], *, target: str | None = None, tasks: int | None = None) -> list[Result]:
+    """Results of all `runs`, on `target` and with so many `tasks` where these are given; a run may be given twice.
+
+    Raises InputError where nothing is left, where the networks differ, or where one target was measured on two hosts
+    or in two ways.
+    """
+    found = [each for run in runs for each in read_results(run)]
+    _check_one_network(found)
+    targets = list(dict.fromkeys(each.target for each in found))
+    if target is not None and target not in targets:
+        raise InputError(f"no result is on {target}", f"give one of {', '.join(targets)}")
+    kept = [each for each in found if target in (None, each.target) and tasks in (None, each.tasks)]
+    if not kept:
+        counts = sorted({each.tasks for each in found if target in (None, each.target)})
+        what = f"with {tasks} tasks" if tasks else "at all"
+        raise InputError(
+            f"no result {what}",
+            f"there are some with {', '.join(map(str, counts))}" if counts else "sweep first",
+        )
+    for name in targets:
+        _check_one_host(name, [each for each in kept if each.target == name])
+    return list({_key(each): each for each in sorted(kept, key=lambda each: each.started)}.values())
+
+
+def _check_one_network(results: Sequence[Result]) -> None:
+    known = dict.fromkeys((each.model, "x".join(map(str, each.input_shape))) for each in results)
+    if len(known) > 1:
+        told = " and ".join(f"{model} at {size}" for model, size in list(known)[:3])
+        raise InputError(f"these runs are of {told}", "give runs of one model and one input size")
+
+
+def _check_one_host(target: str, results: Sequence[Result]) -> None:
+    if not results:
+        return
+    try:
+        check_comparable(results)
+    except InputError as error:
+        raise InputError(
+            f"on {target} {error.message}",
+            "give only runs that were measured on one host in one way, or another --target",
+        ) from error
+
+
+def _key(result: Result) -> tuple[object, ...]:
+    """What a point is of; of what was measured again the latest is taken."""
+    forks = tuple(sorted(result.forks.items()))
+    return result.target, result.batch, forks, result.prune, str(result.merge), result.grouped
+
+
+def make_document(
+    results: Sequence[Result],
+    profile: Profile | None = None,
+    counted: Breakdown | str = "it was not asked for",
+) -> dict[str, Any]:
+    """What the page shows, as JSON has it. `counted`: what graphs ask of a machine, or why that is not known.
+
+    Raises InputError as `matched` does, and for numbers outside their intervals.
+    """
+    found = matched(results, profile)
+    places = list(dict.fromkeys((each.target, each.batch) for each in results))
+    lines = list(dict.fromkeys(line for each in results for line in each.warnings))
+    points = [
+        _point(each, accuracy) | {
+            "target": places.index((each.target, each.batch)),
+            "warnings": [lines.index(line) for line in each.warnings],
+            "cost": None if isinstance(counted, str) else counted.which[index],
+        }
+        for index, (each, accuracy) in enumerate(zip(results, found, strict=True))
+    ]  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "model": results[0].model,
+        "input": list(results[0].input_shape),
+        "title": title(results),
+        "targets": [_target(place, results) for place in places],
+        "stages": _stages(profile, counted, results),
+        "accuracy": _reference(profile) if profile else None,
+        "warnings": lines,
+        "costs": {"missing": counted} if isinstance(counted, str) else _costs(counted),
+        "notes": notes(results, profile, found, counted if isinstance(counted, str) else None),
+        "points": points,
+    }
+
+
+def matched(results: Sequence[Result], profile: Profile | None) -> list[Interval | None]:
+    """The accuracy of each result's fork. Raises InputError for a profile of another network, or of other forks."""
+    if profile is None:
+        return [None] * len(results)
+    for each in results:
+        check_same(each, profile, Path("the run"))
+    found = accuracies(profile, [anchor(each) for each in results])
+    if not any(found):
+        raise InputError(
+            "no fork was both trained and timed", "profile and sweep the same forks, or leave --accuracy away"
+        )
+    return found
+
+
+def _point(result: Result, accuracy: Interval | None) -> dict[str, Any]:
+    added = Interval(result.added, result.ratio.low - 1, result.ratio.high - 1)
+    check_interval(result.fork, "added latency", added)
+    if accuracy:
+        check_interval(result.fork, "accuracy", accuracy)
+    return {
+        "fork": result.fork,
+        "name": _short(result),
+        "layers": list(result.layers),
+        "forks": [list(layers) for layers in result.forks.values()],
+        "pruned": result.prune is not None,
+        "tasks": result.tasks,
+        "status": STATUSES[0],
+        "added": _bounds(added),
+        "accuracy": accuracy and _bounds(accuracy),
+        "base": [_milliseconds(getattr(result.base, name)) for name in ("seconds", "low", "high", "p99")],
+        "graph": [_milliseconds(getattr(result.graph, name)) for name in ("seconds", "low", "high", "p99")],
+        "samples": histogram(result.samples),
+        "rounds": len(result.samples["graph"]),
+        "settled": result.settled,
+        "started": result.started,
+    }
+
+
+def _short(result: Result) -> str:
+    """What stands beside a point: how a graph was lowered only where that is unusual."""
+    thinner = f", pruned {result.prune.ratio:g}" if result.prune else ""
+    apart = (
+        "" if result.merge == "always" else ", not merged" if result.merge == "never" else ", partly merged"
+    )
+    return f"{result.forked}{thinner}{apart}{', grouped' if result.grouped else ''}"
+
+
+def _bounds(interval: Interval) -> list[float | None]:
+    """Unrounded, since equals must stay equal; null for a bound that is none."""
+    return [_finite(each) for each in (interval.value, interval.low, interval.high)]
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return float(f"{1e3 * seconds:.6g}") if math.isfinite(seconds) else None
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def histogram(samples: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """Counts in `BINS` equal bins from the fastest on, in ms; `beyond`: how many were slower than the last."""
+    taken = {name: np.array(samples[name]) * 1e3 for name in ("base", "graph")}
+    taken = {name: values[np.isfinite(values)] for name, values in taken.items()}
+    if not all(len(values) for values in taken.values()):
+        return None
+    low = min(float(values.min()) for values in taken.values())
+    high = max(float(np.percentile(values, REACH)) for values in taken.values())
+    high = high if high > low else low + max(abs(low), 1e-6) / 100
+    counts = {name: np.histogram(values, BINS, (low, high))[0].tolist() for name, values in taken.items()}
+    beyond = [int((values > high).sum()) for values in taken.values()]
+    return {"low": float(f"{low:.6g}"), "high": float(f"{high:.6g}"), **counts, "beyond": beyond}
+
+
+def _target(place: tuple[str, int | None], results: Sequence[Result]) -> dict[str, Any]:
+    mine = [each for each in results if (each.target, each.batch) == place]
+    return {
+        "name": place[0],
+        "label": label(mine[0], results),
+        "batch": place[1] or 1,
+        "width": BYTES.get(mine[0].precision, 4),
+        "facts": target_facts(mine),
+    }
+
+
+def _stages(profile: Profile | None, counted: Breakdown | str, results: Sequence[Result]) -> dict[str, Any]:
+    """By block the stage, by stage its name and colour; one stage where shapes are not known."""
+    shapes = profile.shapes if profile else () if isinstance(counted, str) else counted.shapes
+    if not shapes:
+        last = max((layer for each in results for layer in each.layers), default=0)
+        return {"of": [0] * last, "names": [], "colours": [colour(0)]}
+    of = stages(shapes)
+    return {
+        "of": list(of),
+        "names": list(stage_names(shapes)),
+        "colours": [colour(i) for i in range(max(of) + 1)],
+    }
+
+
+def _reference(profile: Profile) -> dict[str, Any]:
+    head = head_alone(profile)
+    return {"of": str(profile.data.get("source", "data")), "head": head and _bounds(head)}
+
+
+def _costs(counted: Breakdown) -> dict[str, Any]:
+    plain = asdict(replace(counted, shapes=(), which=()))
+    return {"columns": plain["columns"], "base": plain["base"], "added": plain["added"]}
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The whole file. Text from the document can neither end an element nor run: it is data, and set as text."""
+    data = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    script = "\n".join(["'use strict';", *(_part(f"{name}.js") for name in SCRIPTS)])
+    style = _part("page.css")
+    parts = {
+        "title": html.escape(str(document["title"]).encode("utf-8", "replace").decode()),
+        "data": data,
+        "style": style,
+        "script": f"(() => {{\n{script}}})();\n",
+    }
+    parts |= {f"{name}_hash": _digest(parts[name]) for name in ("style", "script")}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
+
+
+def write_page(path: Path, document: Mapping[str, Any]) -> None:
+    """Whole, or not at all. Raises BundleError."""
+    text = page(document)
+    with replaced_file(path) as pending:
+        pending.write_bytes(text.encode())
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """As a Content-Security-Policy names what may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
