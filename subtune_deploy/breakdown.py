@@ -1,7 +1,7 @@
 """What measured graphs ask of a machine beside the base: by block, counted on the traced backbone.
 
 backbone = backbone_of(results[0])                 # random weights, at the size that was measured
-breakdown(backbone, results)                       # of all of them, as columns: plain values for a page
+breakdown(backbone, [anchor(each) for each in results])     # of all of them, as columns: plain values for a page
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 
 from .backbone import Backbone, trace
 from .errors import InputError
-from .latency_model import anchor
+from .latency_model import Anchor
 from .models import load_model
 from .predictor import Costing
 from .results import Result
@@ -58,35 +58,35 @@ def backbone_of(result: Result, model: str | None = None) -> Backbone:
     return replace(backbone, name=result.model)
 
 
-def breakdown(backbone: Backbone, results: Sequence[Result], tick: Tick = lambda *_: None) -> Breakdown:
-    """What each of `results` asks; graphs that are the same on several targets are counted once.
+def breakdown(backbone: Backbone, anchors: Sequence[Anchor], tick: Tick = lambda *_: None) -> Breakdown:
+    """What each graph asks, measured or predicted; those that are the same on several targets are counted once.
 
     Raises LayersError for blocks that this backbone has not.
     """
-    for layers in {layers for each in results for layers in each.forks.values() if layers}:
+    for layers in {layers for each in anchors for layers in each.forks if layers}:
         parse_layers(format_layers(layers), len(backbone.blocks))
     costing = Costing(backbone)
     base = [costs for _, _, costs in _columns(costing.base)]
-    keys = {_graph(result): result for result in results}
+    keys = {_graph(each): each for each in anchors}
     added = []
-    for done, result in enumerate(keys.values()):
-        tick(result.fork, done, len(keys))
-        mine = [costs for _, _, costs in _columns(costing.anchored(anchor(result)))]
-        more = [_minus(each, alone) for each, alone in zip(mine, base, strict=True)]
+    for done, each in enumerate(keys.values()):
+        tick(each.fork, done, len(keys))
+        mine = [costs for _, _, costs in _columns(costing.anchored(each))]
+        more = [_minus(one, alone) for one, alone in zip(mine, base, strict=True)]
         added.append({index: costs for index, costs in enumerate(more) if any(costs)})
     order = {key: index for index, key in enumerate(keys)}
     return Breakdown(
         tuple((name, block) for name, block, _ in _columns(costing.base)),
         tuple(base),
         tuple(added),
-        tuple(order[_graph(result)] for result in results),
+        tuple(order[_graph(each)] for each in anchors),
         tuple(block.output_shape for block in backbone.blocks),
     )
 
 
-def _graph(result: Result) -> tuple[object, ...]:
-    """What tells graphs apart; names of tasks do not."""
-    return tuple(result.forks.values()), result.prune, str(result.merge), result.grouped
+def _graph(each: Anchor) -> tuple[object, ...]:
+    """What tells graphs apart."""
+    return each.forks, each.prune, each.merge, each.grouped
 
 
 def _columns(works: Sequence[Work]) -> list[tuple[str, int | None, Costs]]:

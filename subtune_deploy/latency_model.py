@@ -19,7 +19,7 @@ from .environment import differences
 from .errors import InputError
 from .measure import Protocol
 from .results import Result, check_comparable
-from .spec import Pruning, format_layers
+from .spec import Pruning, format_forks, format_layers
 from .stats import Interval, Ratio, median
 
 Predict: TypeAlias = Callable[[tuple[int, ...], Pruning | None], Interval]
@@ -40,6 +40,11 @@ class Anchor:
     def added(self) -> Interval:
         """Latency added to the base's, relative to it: 0.17 is 17 %."""
         return Interval(self.ratio.value - 1, self.ratio.low - 1, self.ratio.high - 1)
+
+    @property
+    def fork(self) -> str:
+        """As `Result.fork` has it: `13-14`, `13-14 pruned 0.5 local l1`, `13-14 + 16`."""
+        return " ".join(filter(None, (format_forks(self.forks), str(self.prune or ""))))
 
     def __str__(self) -> str:
         """`13-14 x8`, `2 + 5 pruned 0.5 local l1`."""

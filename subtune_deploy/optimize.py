@@ -17,6 +17,7 @@ from statistics import fmean
 
 from .backbone import Backbone
 from .backends.base import Target
+from .breakdown import breakdown
 from .build import build
 from .bundle import Bundle
 from .calibrating import Growing, calibrate, run_of
@@ -28,11 +29,13 @@ from .environment import describe
 from .errors import InputError
 from .executors import Executor, Here
 from .goal import Decision, Effort, Goal, Optimized
-from .latency_model import LatencyModel, Predict
+from .latency_model import LatencyModel, Predict, anchor
 from .measure import Protocol
 from .pareto import front
 from .predictor import Predictor
-from .results import LINES, Result, append_result
+from .report import make_document, write_page
+from .report_points import predictions
+from .results import LINES, Result, append_result, read_results
 from .stats import Interval
 from .sweep import Candidate, Step, SweepOptions, candidates
 from .tasks import Task, task_state
@@ -109,7 +112,17 @@ def optimize(
         len(found.rows), bundle.path.name, tuple(journal.entries),
     )  # fmt: skip
     write_document(out / "optimize.json", done)
+    _report(growing, found, out)
     return done
+
+
+def _report(growing: Growing, found: Profile, out: Path) -> None:
+    """The page on which the choice can be looked at."""
+    results = [each for each in read_results(run_of(growing.file)) if each.tasks == growing.tasks]
+    measured = [anchor(each) for each in results]
+    predicted = predictions(found, measured, growing.predictor, growing.found)
+    counted = breakdown(growing.predictor.costing.backbone, [*measured, *predicted.anchors])
+    write_page(out / "report.html", make_document(results, found, counted, predicted))
 
 
 def _calibrated(

@@ -17,7 +17,7 @@ from .fitting import learn
 from .latency_model import Anchor, LatencyModel, Predict
 from .plan import Merge
 from .spec import Pruning
-from .stats import NORMAL, Interval
+from .stats import NORMAL, Interval, Ratio
 
 Forks = Sequence[Sequence[int]]
 
@@ -84,6 +84,12 @@ class Predictor:
         found = self.predict(forks, prune)
         half = NORMAL * found.deviation
         return Interval(found.added, found.added - half, found.added + half)
+
+    def predicted(self, layers: Sequence[int], tasks: int = 1, prune: Pruning | None = None) -> Anchor:
+        """What a measurement of so many tasks on one fork is expected to be."""
+        added = self.added([layers] * tasks, prune)
+        ratio = Ratio(1 + added.value, 1 + added.low, 1 + added.high)
+        return Anchor((tuple(layers),) * tasks, ratio, prune=prune)
 
     def of_tasks(self, tasks: int) -> Predict:
         """Added latency of so many tasks on one fork."""

@@ -4,8 +4,8 @@
     document = make_document(results, read_profile(Path("profile.json")), counted)
     write_page(Path("report.html"), document)
 
-The document is plain values; its points have a `status`, one of `STATUSES`. What the page does with it lies in
-`report_page`: a template, a style and a few scripts, which are put into the file as they are.
+The document is plain values; its points have a `status`, one of `report_points.STATUSES`. What the page does with it
+lies in `report_page`: a template, a style and a few scripts, which are put into the file as they are.
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ import base64
 import hashlib
 import html
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .cost_model import BYTES
 from .errors import InputError
 from .latency_model import anchor
-from .pareto import check_interval
+from .report_points import Predicted, bounds, measured_point, predicted_points
 from .report_words import label, notes, target_facts, title
 from .results import Result, check_comparable, read_results
 from .staging import replaced_file
@@ -39,18 +36,11 @@ if TYPE_CHECKING:
     from .breakdown import Breakdown
 
 SCHEMA = 1
-STATUSES = ("measured", "predicted", "not run on hardware")
-"""Where a point's latency comes from."""
-
 PARTS = Path(__file__).parent / "report_page"
 SCRIPTS = (  # noqa: SIM905
     "words choose marks frame scatter walk histogram breakdown table details limits page"
 ).split()
 """In this order, in one scope of functions."""
-
-BINS = 36
-REACH = 95.0
-"""Per cent of the samples that a histogram shows; the slowest are counted, not drawn."""
 
 
 def gather(runs: Sequence[Path], *, target: str | None = None, tasks: int | None = None) -> list[Result]:
@@ -106,8 +96,10 @@ def make_document(
     results: Sequence[Result],
     profile: Profile | None = None,
     counted: Breakdown | str = "it was not asked for",
+    predicted: Predicted | None = None,
 ) -> dict[str, Any]:
-    """What the page shows, as JSON has it. `counted`: what graphs ask of a machine, or why that is not known.
+    """What the page shows, as JSON has it. `counted`: what graphs ask of a machine, or why that is not known: of
+    the results, then of what is `predicted`.
 
     Raises InputError as `matched` does, and for numbers outside their intervals.
     """
@@ -115,13 +107,16 @@ def make_document(
     places = list(dict.fromkeys((each.target, each.batch) for each in results))
     lines = list(dict.fromkeys(line for each in results for line in each.warnings))
     points = [
-        _point(each, accuracy) | {
+        measured_point(each, accuracy) | {
             "target": places.index((each.target, each.batch)),
             "warnings": [lines.index(line) for line in each.warnings],
-            "cost": None if isinstance(counted, str) else counted.which[index],
         }
-        for index, (each, accuracy) in enumerate(zip(results, found, strict=True))
+        for each, accuracy in zip(results, found, strict=True)
     ]  # fmt: skip
+    if predicted:
+        points += predicted_points(predicted, profile, [name for name, _ in places])
+    for index, point in enumerate(points):
+        point["cost"] = None if isinstance(counted, str) else counted.which[index]
     return {
         "schema": SCHEMA,
         "model": results[0].model,
@@ -132,7 +127,8 @@ def make_document(
         "accuracy": _reference(profile) if profile else None,
         "warnings": lines,
         "costs": {"missing": counted} if isinstance(counted, str) else _costs(counted),
-        "notes": notes(results, profile, found, counted if isinstance(counted, str) else None),
+        "notes": notes(results, profile, found, counted if isinstance(counted, str) else None)
+        + ([{"title": "Predicted", "lines": [f"By {predicted.model}."]}] if predicted else []),
         "points": points,
     }
 
@@ -149,66 +145,6 @@ def matched(results: Sequence[Result], profile: Profile | None) -> list[Interval
             "no fork was both trained and timed", "profile and sweep the same forks, or leave --accuracy away"
         )
     return found
-
-
-def _point(result: Result, accuracy: Interval | None) -> dict[str, Any]:
-    added = Interval(result.added, result.ratio.low - 1, result.ratio.high - 1)
-    check_interval(result.fork, "added latency", added)
-    if accuracy:
-        check_interval(result.fork, "accuracy", accuracy)
-    return {
-        "fork": result.fork,
-        "name": _short(result),
-        "layers": list(result.layers),
-        "forks": [list(layers) for layers in result.forks.values()],
-        "pruned": result.prune is not None,
-        "tasks": result.tasks,
-        "status": STATUSES[0],
-        "added": _bounds(added),
-        "accuracy": accuracy and _bounds(accuracy),
-        "base": [_milliseconds(getattr(result.base, name)) for name in ("seconds", "low", "high", "p99")],
-        "graph": [_milliseconds(getattr(result.graph, name)) for name in ("seconds", "low", "high", "p99")],
-        "samples": histogram(result.samples),
-        "rounds": len(result.samples["graph"]),
-        "settled": result.settled,
-        "started": result.started,
-    }
-
-
-def _short(result: Result) -> str:
-    """What stands beside a point: how a graph was lowered only where that is unusual."""
-    thinner = f", pruned {result.prune.ratio:g}" if result.prune else ""
-    apart = (
-        "" if result.merge == "always" else ", not merged" if result.merge == "never" else ", partly merged"
-    )
-    return f"{result.forked}{thinner}{apart}{', grouped' if result.grouped else ''}"
-
-
-def _bounds(interval: Interval) -> list[float | None]:
-    """Unrounded, since equals must stay equal; null for a bound that is none."""
-    return [_finite(each) for each in (interval.value, interval.low, interval.high)]
-
-
-def _milliseconds(seconds: float) -> float | None:
-    return float(f"{1e3 * seconds:.6g}") if math.isfinite(seconds) else None
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
-def histogram(samples: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
-    """Counts in `BINS` equal bins from the fastest on, in ms; `beyond`: how many were slower than the last."""
-    taken = {name: np.array(samples[name]) * 1e3 for name in ("base", "graph")}
-    taken = {name: values[np.isfinite(values)] for name, values in taken.items()}
-    if not all(len(values) for values in taken.values()):
-        return None
-    low = min(float(values.min()) for values in taken.values())
-    high = max(float(np.percentile(values, REACH)) for values in taken.values())
-    high = high if high > low else low + max(abs(low), 1e-6) / 100
-    counts = {name: np.histogram(values, BINS, (low, high))[0].tolist() for name, values in taken.items()}
-    beyond = [int((values > high).sum()) for values in taken.values()]
-    return {"low": float(f"{low:.6g}"), "high": float(f"{high:.6g}"), **counts, "beyond": beyond}
 
 
 def _target(place: tuple[str, int | None], results: Sequence[Result]) -> dict[str, Any]:
@@ -238,7 +174,7 @@ def _stages(profile: Profile | None, counted: Breakdown | str, results: Sequence
 
 def _reference(profile: Profile) -> dict[str, Any]:
     head = head_alone(profile)
-    return {"of": str(profile.data.get("source", "data")), "head": head and _bounds(head)}
+    return {"of": str(profile.data.get("source", "data")), "head": head and bounds(head)}
 
 
 def _costs(counted: Breakdown) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .lines import append_line, read_lines
 from .manifest import MANIFEST
 from .measure import Protocol
 from .records import json_schema, to_plain, to_record
-from .spec import Pruning, format_layers
+from .spec import Pruning, format_forks
 from .stats import Ratio
 
 SCHEMA = 1
@@ -105,7 +105,7 @@ class Result:
     @property
     def forked(self) -> str:
         """The same without what was pruned."""
-        return " + ".join(dict.fromkeys(format_layers(layers) for layers in self.forks.values()))
+        return format_forks(self.forks.values())
 
 
 def to_document(result: Result) -> dict[str, Any]:

@@ -150,6 +150,11 @@ def format_layers(indices: Iterable[int]) -> str:
     return ",".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
 
 
+def format_forks(forks: Iterable[Iterable[int]]) -> str:
+    """Those of a graph's tasks, each once: ((13, 14), (16,), (16,)) -> `"13-14 + 16"`."""
+    return " + ".join(dict.fromkeys(map(format_layers, forks)))
+
+
 def check_task_name(name: str) -> str:
     """A task names an output of the graph and a folder of weights, so it is kept plain."""
     if name in (BASE, INPUT, LONE) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):

@@ -83,7 +83,7 @@ def join(
     for which, row in _plain_rows(profile).items():
         if which in timed:
             points.append(Point(row.fork, _accuracy(row, profile), timed[which].added))
-        elif predict is not None and not row.fork.startswith("all"):
+        elif predict is not None and row in predictable(profile):
             added = predict(row.layers, row.prune)
             points.append(Point(row.fork, _accuracy(row, profile), added, predicted=True))
         else:
@@ -105,6 +105,11 @@ def head_alone(profile: Profile) -> Interval | None:
     """Accuracy without any fork, where the profile has that row."""
     row = next((row for row in profile.rows if not row.layers and not row.siamese), None)
     return None if row is None else _accuracy(row, profile)
+
+
+def predictable(profile: Profile) -> list[Row]:
+    """Forks whose latency follows from their blocks: full fine-tuning, which tunes more than blocks, is none."""
+    return [row for row in _plain_rows(profile).values() if not row.fork.startswith("all")]
 
 
 def _plain_rows(profile: Profile) -> dict[Key, Row]:

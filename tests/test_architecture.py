@@ -18,7 +18,7 @@ ORDER = (  # noqa: SIM905
     "conditions measure calibration bias_correction quantization precision manifest bundle parity references "
     "runtime footprint results result_tables latency_model fitting predictor timing proof compiling "
     "pack sources build archive signing triton graft ship run_folder sweep calibrating data executors tuning tradeoff "
-    "choice goal optimize breakdown report_words report demo_tables demo cli"
+    "choice breakdown report_words report_points report goal optimize demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905

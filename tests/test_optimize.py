@@ -66,6 +66,9 @@ def test_a_task_is_deployed_that_keeps_the_goal(done: tuple[Path, Ran]) -> None:
     answers = Bundle.open(out / found.bundle).run(np.zeros((1, 3, 32, 32), np.float32))
     assert answers["bright"].shape == (1, 2)
     assert (out / "bright.safetensors").is_file()
+    page = (out / "report.html").read_text()
+    assert '"status":"measured"' in page
+    assert '"status":"predicted"' in page
     assert not (out / "bright.safetensors.partial").exists()
 
 

@@ -24,9 +24,10 @@ from subtune_deploy.breakdown import backbone_of, breakdown
 from subtune_deploy.costs import candidate_works
 from subtune_deploy.documents import write_document
 from subtune_deploy.errors import InputError
-from subtune_deploy.latency_model import anchor
+from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.models import load_model
-from subtune_deploy.report import PARTS, SCRIPTS, gather, histogram, make_document, page, write_page
+from subtune_deploy.report import PARTS, SCRIPTS, gather, make_document, page, write_page
+from subtune_deploy.report_points import Predicted, histogram
 from subtune_deploy.results import Result, append_result
 from subtune_deploy.spec import Pruning
 from subtune_deploy.stats import Ratio
@@ -219,7 +220,7 @@ def test_bounds_that_are_none_are_null() -> None:
 def test_the_breakdown_is_what_cost_counts() -> None:
     results = [result(layers=each, model="resnet18", input_shape=(3, 64, 64)) for each in ((7, 8), (2,))]
     results.append(replace(results[0], target="openvino-cpu"))
-    counted = breakdown(backbone_of(results[0]), results)
+    counted = breakdown(backbone_of(results[0]), [anchor(each) for each in results])
     backbone = trace(load_model("resnet18", input_size=(3, 64, 64)))
     alone, works = (candidate_works(backbone, forks) for forks in ([], [(7, 8)]))
     assert counted.which == (0, 1, 0)
@@ -234,7 +235,7 @@ def test_the_breakdown_is_what_cost_counts() -> None:
     assert [point["cost"] for point in document["points"]] == [0, 1, 0]
     assert document["stages"]["of"] == [0, 0, 1, 1, 2, 2, 3, 3]
     with pytest.raises(InputError, match="outside"):
-        breakdown(backbone, [result(layers=(12,), model="resnet18")])
+        breakdown(backbone, [anchor(result(layers=(12,), model="resnet18"))])
 
 
 def test_a_missing_breakdown_says_why(tmp_path: Path) -> None:
@@ -298,3 +299,19 @@ def test_the_page_does_without_pytorch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "it needs torch, which is not installed" in done.stderr
     assert (tmp_path / "report.html").exists()
+
+
+def test_predicted_graphs_stand_beside_the_measured_ones() -> None:
+    results = tiny_report.run()[1:]
+    first = Anchor(((1,),), Ratio(1.5, 1.4, 1.6))
+    predicted = Predicted("cpu", 0.02, (first,), "cpu (onnxruntime, fp32), fitted to 8 measurements")
+    document = make_document(results, tiny_report.trained(), predicted=predicted)
+    point = document["points"][-1]
+    assert (point["fork"], point["status"], point["samples"]) == ("1", "predicted", None)
+    assert point["added"] == pytest.approx([0.5, 0.4, 0.6])
+    assert point["base"] == [20.0, None, None, None]
+    assert point["graph"] == [pytest.approx(30), pytest.approx(28), pytest.approx(32), None]
+    assert point["accuracy"] is not None
+    assert document["notes"][-1]["lines"] == ["By cpu (onnxruntime, fp32), fitted to 8 measurements."]
+    with pytest.raises(InputError, match="of target rtx, the runs of cpu"):
+        make_document(results, tiny_report.trained(), predicted=replace(predicted, target="rtx"))

@@ -13,10 +13,11 @@ import tiny_report
 
 from subtune_deploy.breakdown import Breakdown
 from subtune_deploy.errors import InputError
-from subtune_deploy.latency_model import anchor
+from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.pareto import Point, choose, front, knee, open_rivals
 from subtune_deploy.report import PARTS, make_document, page
-from subtune_deploy.stats import Interval
+from subtune_deploy.report_points import Predicted
+from subtune_deploy.stats import Interval, Ratio
 from subtune_deploy.tradeoff import join
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -374,3 +375,13 @@ def test_a_point_whose_interval_has_no_end(opened: Open, two_targets: dict[str, 
     shown.locator("#points tbody button", has_text="1").filter(has_not_text="-").press("Enter")
     assert "± ?" in shown.locator("#details").inner_text()
     assert "There are no samples of this point." in shown.locator("#details").inner_text()
+
+
+def test_a_predicted_point_has_no_samples_and_says_so(opened: Open) -> None:
+    predicted = Predicted("cpu", 0.01, (Anchor(((1,),), Ratio(1.5, 1.4, 1.6)),), "a model")
+    shown = opened(make_document(tiny_report.run()[1:], tiny_report.trained(), predicted=predicted))
+    shown.locator("#points tbody button", has_text="1").filter(has_not_text="-").press("Enter")
+    told = shown.locator("#details").inner_text()
+    assert "There are no samples of this point." in told
+    assert "99th percentile" not in told
+    assert "By a model." in shown.locator("#notes").inner_text()

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import SubtuneError
+from ..errors import InputError, SubtuneError
+from .calibrating import calibration_options, read_predictor
 from .common import bar, messages, status
 
 if TYPE_CHECKING:
+    from ..backbone import Backbone
     from ..breakdown import Breakdown
+    from ..latency_model import Anchor
+    from ..report_points import Predicted
     from ..results import Result
+    from ..tuning.documents import Profile
 
 
 @click.command()
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model", metavar="MODEL", help="The network, where its name in RUN is a function of your own."
 )
+@calibration_options
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The page: .html."
 )
@@ -37,45 +43,79 @@ def report(
     target: str | None,
     tasks: int | None,
     model: str | None,
+    calibration: Path | None,
+    across: bool,
     output: Path,
 ) -> None:
     """One HTML file to choose a fork in: accuracy against added latency, limits, samples, what each block costs.
 
     RUN is a sweep's folder, a .jsonl file or a benched bundle; several are of one model and input size. The file
-    needs no network.
+    needs no network. With --calibration, forks of the profile that were not measured are predicted.
     """
+    from ..latency_model import anchor
     from ..report import gather, make_document, matched, write_page
     from ..tuning.documents import read_profile
 
     profile = read_profile(document) if document else None
     results = gather(runs, target=target, tasks=tasks)
     matched(results, profile)  # bad input is told before anything is counted
-    counted = _counted(results, model)
-    if isinstance(counted, str):
-        messages.print(f"no breakdown by block: {counted}")
-    made = make_document(results, profile, counted)
+    backbone, missing = _backbone(results, model)
+    anchors, predicted = [anchor(each) for each in results], None
+    if calibration:
+        predicted = _predicted(calibration, backbone, missing, across, anchors, profile)
+        anchors += predicted.anchors
+    if missing:
+        messages.print(f"no breakdown by block: {missing}")
+    made = make_document(results, profile, _counted(backbone, anchors) if backbone else missing, predicted)
     write_page(output, made)
     targets = ", ".join(target["label"] for target in made["targets"])
     count = f"{len(results)} measured point{'s' if len(results) > 1 else ''}"
-    click.echo(f"{output}: {count} on {targets}")
+    more = f" and {len(predicted.anchors)} predicted" if predicted else ""
+    click.echo(f"{output}: {count}{more} on {targets}")
 
 
-def _counted(results: Sequence[Result], model: str | None) -> Breakdown | str:
-    """What graphs ask of a machine, or why that cannot be told: the page is of use without."""
+def _backbone(results: Sequence[Result], model: str | None) -> tuple[Backbone | None, str]:
+    """The network, or why it cannot be had: the page is of use without."""
     try:
-        from ..breakdown import backbone_of, breakdown
+        from ..breakdown import backbone_of
 
         with (
             status(f"reading {results[0].model}"),
             redirect_stdout(sys.stderr),
         ):  # what the user's own code prints
-            backbone = backbone_of(results[0], model)
-        with bar("counting") as tick:
-            return breakdown(backbone, results, tick)
+            return backbone_of(results[0], model), ""
     except SubtuneError as error:
-        return f"{error.message} ({error.hint})"
+        return None, f"{error.message} ({error.hint})"
     except ModuleNotFoundError as error:
-        return f"it needs {error.name}, which is not installed (pip install 'subtune-deploy[export]')"
+        return None, f"it needs {error.name}, which is not installed (pip install 'subtune-deploy[export]')"
+
+
+def _counted(backbone: Backbone, anchors: Sequence[Anchor]) -> Breakdown | str:
+    """What graphs ask of a machine, or why that cannot be told."""
+    from ..breakdown import breakdown
+
+    try:
+        with bar("counting") as tick:
+            return breakdown(backbone, anchors, tick)
+    except SubtuneError as error:
+        messages.print(f"no breakdown by block: {error.message} ({error.hint})")
+        return f"{error.message} ({error.hint})"
+
+
+def _predicted(
+    calibration: Path, backbone: Backbone | None, missing: str, across: bool, measured: Sequence[Anchor],
+    profile: Profile | None,
+) -> Predicted:  # fmt: skip
+    """Forks of the profile that were not measured, for as many tasks as those that were."""
+    from ..report_points import predictions
+
+    if backbone is None or profile is None:
+        why = missing or "without --accuracy no fork is asked for"
+        raise InputError(
+            f"nothing can be predicted: {why}", "give --accuracy and --model, or no --calibration"
+        )
+    predictor, found = read_predictor(calibration, backbone, across)
+    return predictions(profile, measured, predictor, found)
 
 
 COMMANDS = (report,)

@@ -35,9 +35,9 @@ function facts(data, point) {
     ['Added latency', withInterval(point.added, '+')],
     ['Base alone', spanned(point.base)],
     [`With ${plural(point.tasks, 'task')}`, spanned(point.graph)],
-    ['99th percentile', `${milliseconds(point.base[3])} and ${milliseconds(point.graph[3])}`],
+    point.samples && ['99th percentile', `${milliseconds(point.base[3])} and ${milliseconds(point.graph[3])}`],
     ['Target', data.targets[point.target].label],
-    ['Status', `${point.status}, ${point.started.slice(0, 10)}`],
+    ['Status', point.started ? `${point.status}, ${point.started.slice(0, 10)}` : point.status],
   ];
   const cells = rows.filter(Boolean).flatMap(([name, text]) => [make('dt', { text: name }), make('dd', { text })]);
   return make('dl', {}, ...cells);
