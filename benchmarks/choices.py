@@ -48,7 +48,7 @@ SIZE = (3, 64, 64)
 SPAN = (1, 3)
 SEEDS = (0, 1, 2)
 TRAIN, TEST, EXAMPLES = 2500, 1000, 500
-CONFIG = TrainConfig(epochs=8, batch_size=32)
+CONFIG = TrainConfig(epochs=5, batch_size=32)
 TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
 MEASURED = 8
 LIMITS: dict[str, dict[str, Any]] = {
