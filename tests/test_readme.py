@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import torch
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.checkpoint import write_state
+from subtune_deploy.cli import main
 from subtune_deploy.models import load_model
 from subtune_deploy.references import sample_pictures
 from subtune_deploy.tasks import candidate_task, standalone
@@ -22,6 +24,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [
     line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    subtune-deploy ")
 ]
+PRELOADED = ["subtune_deploy.cli", "torchvision", "torch.onnx.ops", "onnxscript.optimizer", "onnxruntime"]
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -37,15 +40,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_state(folder / "signs.safetensors", signs.state_dict(), {})
     shutil.copy(sample_pictures()[0], folder / "picture.jpg")
     camera = "export --model resnet18 --weights base.pt --task signs=signs.safetensors -o engines/camera"
-    run(["subtune-deploy", *camera.split()], folder)
+    run_imported(["subtune-deploy", *camera.split()], folder)
     return folder
 
 
 def run(arguments: list[str], folder: Path) -> str:
+    """A program, as a shell would start it."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_imported(arguments: list[str], folder: Path) -> str:
+    """A command in a process of its own, which does not import PyTorch anew for seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    out, err = folder / "stdout.txt", folder / "stderr.txt"
+    process = context.Process(target=_command, args=(arguments[1:], folder, out, err))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, err.read_text()
+    return out.read_text()
+
+
+def _command(arguments: list[str], folder: Path, out: Path, err: Path) -> None:
+    os.chdir(folder)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    main(arguments)
 
 
 def test_the_readme_shows_the_main_commands() -> None:
@@ -59,9 +82,11 @@ def test_the_readme_shows_the_main_commands() -> None:
         "sweep",
         "results",
         "cost",
+        "calibrate",
         "profile",
         "pareto",
         "choose",
+        "optimize",
         "report",
         "tune",
         "run",
@@ -73,9 +98,10 @@ def test_the_readme_shows_the_main_commands() -> None:
 
 
 def test_the_commands_do_what_they_say(folder: Path) -> None:
-    printed = {command: run(command.split(), folder) for command in COMMANDS}
+    printed = {command: run_imported(command.split(), folder) for command in COMMANDS}
     (blocks,) = [text for command, text in printed.items() if " blocks " in command]
     assert "layer4.2" in blocks
+    assert run(["subtune-deploy", "blocks", "--model", "resnet50"], folder) == blocks  # as it is installed
     (answers,) = [text for command, text in printed.items() if " run " in command]
     assert all(task in answers for task in ("base", "birds", "signs"))
     (timing,) = [text for command, text in printed.items() if " bench engines" in command]
@@ -88,6 +114,8 @@ def test_the_commands_do_what_they_say(folder: Path) -> None:
     assert "2 measured points on cpu" in shown
     (together,) = [text for command, text in printed.items() if " choose " in command]
     assert "by this model none is better" in together
+    (optimized,) = [text for command, text in printed.items() if " optimize " in command]
+    assert "bundle: optimized/bundle" in optimized
     (swept,) = [text for command, text in printed.items() if " sweep " in command]
     (table,) = [text for command, text in printed.items() if " results " in command]
     (compared,) = [text for command, text in printed.items() if " --compare " in command]
