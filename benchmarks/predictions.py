@@ -64,9 +64,13 @@ def many(blocks: int) -> tuple[tuple[int, ...], ...]:
 
 
 def chosen(blocks: int) -> tuple[Candidate, ...]:
-    """All that is measured."""
-    more = candidates(blocks, forks=many(blocks), tasks=COUNTS)
-    return (*candidates(blocks, LENGTHS, pairs(blocks)), *more)
+    """All that is measured; forks of three blocks come last, since they tell least that is new."""
+    low, high = LENGTHS
+    few, many_tasks = (
+        candidates(blocks, (low, high - 1), pairs(blocks)),
+        candidates(blocks, forks=many(blocks), tasks=COUNTS),
+    )
+    return (*few, *many_tasks, *candidates(blocks, (high, high)))
 
 
 def repeated(blocks: int) -> tuple[Candidate, ...]:
@@ -100,7 +104,7 @@ def measure(backbone: Backbone, seconds: float) -> None:
     """Both sweeps."""
     blocks, options = len(backbone.blocks), SweepOptions(protocol=Protocol(seconds=seconds))
     targets = [load_target(target) for target in TARGETS]
-    for candidates_of, folder in ((chosen, backbone.name), (repeated, f"{backbone.name}_again")):
+    for candidates_of, folder in ((repeated, f"{backbone.name}_again"), (chosen, backbone.name)):
         sweep(backbone, candidates_of(blocks), targets, SWEEPS / folder, options, told=_told)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 FIRST = ("test_readme.py", "test_tensorrt_networks.py", "test_sweep.py", "test_coverage.py")
-"""The files that take longest begin first, or one of two workers waits for the other at the end."""
+"""The files that take longest begin first, or the other workers wait for one at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
