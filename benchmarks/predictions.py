@@ -186,11 +186,21 @@ def consecutive(fork: Sequence[int]) -> bool:
     return len(fork) == fork[-1] - fork[0] + 1
 
 
-_HEADER = ("network", "engine", "told by", "graphs", "latency off by", "added off by", "rank correlation")
+_HEADER = (
+    "network",
+    "engine",
+    "told by",
+    "graphs",
+    "latency off",
+    "added off",
+    "rank correlation",
+    "in its interval",
+)
 
 
 def _cells(found: Score) -> list[str]:
-    return [str(found.count), f"{found.total:.1%}", f"{found.added:.1%}", f"{found.rank:.3f}"]
+    within = "-" if found.within is None else f"{found.within:.0%}"
+    return [str(found.count), f"{found.total:.1%}", f"{found.added:.1%}", f"{found.rank:.3f}", within]
 
 
 def _text(notes: Sequence[str]) -> str:
@@ -200,7 +210,7 @@ def _text(notes: Sequence[str]) -> str:
         f"`python benchmarks/predictions.py`, {first.host['cores']} cores of {first.host['cpu']}, onnxruntime "
         f"{libraries.get('onnxruntime')}, openvino {libraries.get('openvino')}, batch 1, "
         f"{first.protocol.seconds:g} s for each graph and its base. Latency is off by so much of itself on average, "
-        "added latency in the median; the rank is Spearman's. "
+        "added latency in the median; the rank is Spearman's; an interval is of two deviations. "
         f"All but the {MEASURED} that were learnt from are predicted; the paper's formula covers one task on "
         'consecutive blocks alone. "Measured again": the same forks built, loaded and timed once more.\n\n'
         "Learnt from:\n\n" + "".join(f"- {note}\n" for note in notes) + "\n"

@@ -26,8 +26,8 @@ RATES = ((0.6, 0.5), (0.2, 0.3), (0.1, 0.2), (0.1, 0.2))
 """Prior mean and deviation of the base's share of time that is due to multiply-adds, activations, weights, launches."""
 OWN = 0.5
 """Prior deviation of what a kind of block has of its own, relative to what its costs make likely."""
-SPREAD = 0.01
-"""Deviation by which ratios differ from one load of an engine to the next, whatever their intervals say."""
+SPREAD = 0.015
+"""Deviation by which ratios differ from one build and load of a graph to the next, whatever their intervals say."""
 EXACT = 0.002
 """Deviation of the base's own ratio, which is 1."""
 
@@ -37,7 +37,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Predicted:
-    """`ratio` to the base's latency, with one standard `deviation`."""
+    """`ratio` to the base's latency, and one standard `deviation` of what a measurement of it would show."""
 
     ratio: float
     deviation: float
@@ -64,7 +64,7 @@ class Calibrated:
     def predict(self, works: Works) -> Predicted:
         """What a plan takes."""
         features = self.features(works)
-        variance = float(features @ self.covariance @ features)
+        variance = float(features @ self.covariance @ features) + SPREAD**2
         return Predicted(float(features @ self.mean), variance**0.5)
 
     def least_added(self, base: Works, works: Works, others: int) -> float:

@@ -46,13 +46,16 @@ def test_it_begins_with_what_is_plausible(model: Calibrated) -> None:
 
 
 def test_one_observation_is_bayes_rule_by_hand(model: Calibrated) -> None:
-    """Prior N(m, v) of a fork's ratio, seen with error e: the mean moves by v / (v + e^2) of what was off."""
+    """Prior N(m, v) of a fork's ratio, seen with error e: the mean moves by v / (v + e^2) of what was off.
+
+    A prediction is of a measurement, which differs from load to load besides.
+    """
     before = model.predict(candidate(3))
     after = model.learn(candidate(3), 2.0, 0.03).predict(candidate(3))
-    variance, noise = before.deviation**2, 0.03**2 + SPREAD**2
+    variance, noise = before.deviation**2 - SPREAD**2, 0.03**2 + SPREAD**2
     share = variance / (variance + noise)
     assert after.ratio == pytest.approx(before.ratio + share * (2.0 - before.ratio))
-    assert after.deviation**2 == pytest.approx(variance * (1 - share))
+    assert after.deviation**2 == pytest.approx(variance * (1 - share) + SPREAD**2)
 
 
 def test_the_order_of_measurements_is_of_no_importance(model: Calibrated) -> None:
