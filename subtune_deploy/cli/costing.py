@@ -17,6 +17,7 @@ from .common import (
     json_option,
     messages,
     network_options,
+    options,
     print_json,
     print_table,
     prune_candidate_options,
@@ -36,6 +37,23 @@ Works = Sequence["Work"]
 Predictions = dict[str, dict[str, float]]
 """By model: ratio to the base, and its deviation where that is known."""
 
+fit_options = options(
+    click.option(
+        "--run",
+        type=click.Path(path_type=Path),
+        metavar="RUN",
+        help="A sweep of this model: fit latency to some of it.",
+    ),
+    click.option(
+        "--measurements",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        help="Of --run that are fitted, at most.",
+    ),
+)
+"""Latencies that are fitted to a sweep."""
+
 
 @click.command()
 @network_options
@@ -49,16 +67,7 @@ Predictions = dict[str, dict[str, float]]
     metavar="NAME",
     help="A recipe with datasheet numbers, for the paper's model; or which target of --run.",
 )
-@click.option(
-    "--run", type=click.Path(path_type=Path), metavar="RUN", help="A sweep of this model: fit to some of it."
-)
-@click.option(
-    "--measurements",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Of --run that are fitted, at most.",
-)
+@fit_options
 @calibration_options
 @json_option
 def cost(

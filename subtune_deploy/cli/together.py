@@ -22,7 +22,7 @@ from .common import (
     print_table,
     read_backbone,
 )
-from .costing import fit_run, results_of, scored
+from .costing import fit_options, fit_run, results_of, scored
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -47,21 +47,9 @@ if TYPE_CHECKING:
     help="A task, and what profile left for it; repeatable.",
 )
 @network_options
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path),
-    metavar="RUN",
-    help="A sweep of this model: fit latency to some of it.",
-)
+@fit_options
 @click.option(
     "--target", metavar="NAME", help="Which target of RUN; without --run, a recipe with datasheet numbers."
-)
-@click.option(
-    "--measurements",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Of --run that are fitted, at most.",
 )
 @calibration_options
 @click.option(
