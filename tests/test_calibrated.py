@@ -36,7 +36,8 @@ def model() -> Calibrated:
 def test_it_begins_with_what_is_plausible(model: Calibrated) -> None:
     """The base takes 1; blocks that cost the same are of one kind, and what computes nothing is of none."""
     assert model.predict(list(works({}).values())).ratio == pytest.approx(1, abs=1e-3)
-    assert model.predict(list(works({}).values())).deviation < 0.003
+    known = model.predict(list(works({}).values())).deviation
+    assert SPREAD < known < SPREAD + 0.001, "nothing but the load is in doubt"
     assert model.kinds == (BLOCK, HEAD)
     assert len(model.mean) == len(RATES) + 2 * 2
     early, late = model.predict(candidate(1)), model.predict(candidate(6))
