@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from subtune_deploy.backbone import Backbone, trace
-from subtune_deploy.cost_model import Machine, paper_added, plan_times
+from subtune_deploy.cost_model import Machine, paper_of_blocks, plan_times
 from subtune_deploy.fitting import Fit, Score, fit_results, score, score_fit, score_macs
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.measure import Protocol
@@ -164,11 +164,7 @@ def score_paper(fit: Fit, costing: Costing, anchors: Sequence[Anchor]) -> Score:
 
 def paper(costing: Costing, rate: float, fork: Sequence[int]) -> float:
     """Added latency on a machine that does `rate` multiply-adds while it loads a byte."""
-    times = plan_times(costing.base, Machine(rate, 1.0))
-    units = [each.unit for each in times]
-    compute, loads = [each.compute for each in times], [0.0, *(each.load for each in times[:-1])]
-    first, last = (units.index(f"block{layer}") + 1 for layer in (fork[0], fork[-1]))
-    return paper_added(compute, loads, first, last)
+    return paper_of_blocks(plan_times(costing.base, Machine(rate, 1.0)), fork)
 
 
 def score_again(name: str, target: str) -> Score:

@@ -24,7 +24,7 @@ from paper_sweep import PUBLISHED
 from torch import nn
 
 from subtune_deploy.backbone import Backbone, trace
-from subtune_deploy.cost_model import Machine, machine_of, paper_added, paper_single, plan_times, total
+from subtune_deploy.cost_model import Machine, machine_of, paper_of_blocks, paper_single, plan_times, total
 from subtune_deploy.costs import count_costs
 from subtune_deploy.models import load_model
 from subtune_deploy.plan import candidate_owners, make_plan
@@ -156,10 +156,8 @@ class Graphs:
     def printed(self, machine: Machine, rates: str) -> Predicted:
         """Of every fork, by section 4.1 as it stands; the layers that are shared put back."""
         times = plan_times(self.base, machine)
-        units, compute = [each.unit for each in times], [each.compute for each in times]
-        loads = [0.0, *(each.load for each in times[:-1])]
-        places = {f: [units.index(f"block{layer}") + 1 for layer in (f[0], f[-1])] for f in self.forks}
-        added = {fork: paper_added(compute, loads, *ends) for fork, ends in places.items()}
+        compute, loads = [each.compute for each in times], [0.0, *(each.load for each in times[:-1])]
+        added = {fork: paper_of_blocks(times, fork) for fork in self.forks}
         return Predicted("as printed", rates, paper_single(compute, loads), None, added)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from .backbone import Backbone, architecture
 from .backends.base import Target
-from .documents import write_document
+from .documents import read_document, write_document
+from .environment import describe
 from .errors import CheckFailed, InputError
 from .fitting import learn_most_telling
 from .latency_model import Anchor, LatencyModel, Predict, latency_model
@@ -68,6 +69,17 @@ def calibrate(
 def run_of(file: Path) -> Path:
     """Where a calibration's measurements are kept."""
     return file.with_suffix(".run")
+
+
+def read_calibration(
+    file: Path, backbone: Backbone, *, across: bool = False
+) -> tuple[Predictor, LatencyModel]:
+    """What `calibrate` left, of this backbone and this host, or `across` hosts. Raises InputError."""
+    found = read_document(LatencyModel, file)
+    predictor = Predictor.of(backbone, found)
+    if not across:
+        found.check_host(describe())
+    return predictor, found
 
 
 class Growing:

@@ -133,6 +133,14 @@ def paper_added(compute: Sequence[float], loads: Sequence[float], first: int, la
     return both / paper_single(compute, loads) - 1
 
 
+def paper_of_blocks(alone: Sequence[LayerTime], fork: Sequence[int]) -> float:
+    """`paper_added` of a fork of the consecutive blocks `fork`, by the times of the backbone's layers, `alone`."""
+    units, compute = [each.unit for each in alone], [each.compute for each in alone]
+    loads = [0.0, *(each.load for each in alone[:-1])]
+    first, last = (units.index(f"block{layer}") + 1 for layer in (fork[0], fork[-1]))
+    return paper_added(compute, loads, first, last)
+
+
 def _pairs(compute: Sequence[float], loads: Sequence[float]) -> list[tuple[float, float]]:
     """(c_i, s_(i+1)) of all layers but the last."""
     return [(c, following) for c, (_, following) in zip(compute, pairwise(loads), strict=False)]

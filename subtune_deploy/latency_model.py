@@ -1,7 +1,7 @@
 """What a model of latency was fitted to, as a small file: which forks, how dear, on which host and engine, and when.
 
     found = read_document(LatencyModel, Path("resnet50_cpu.json"))
-    found.check(backbone_facts, describe())
+    found.check_host(describe())
 
 Measurements are kept, not what was made of them: the model is fitted again in milliseconds wherever it is read.
 """

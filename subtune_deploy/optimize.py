@@ -1,6 +1,6 @@
 """From pictures to a deployed task, within minutes: which blocks to fork is found, trained, built and checked.
 
-    found = optimize(study, load_target("cpu"), Path("digits"), Goal(max_added=0.2), minutes=10)
+    found = optimize(study, load_target("cpu"), Path("digits"), Goal(max_added=0.2), Effort(minutes=10))
     found.fork, found.accuracy, found.added            # "13-14", 0.97, Interval(0.17, ...)
 
 What a fork would take is predicted from a few measurements, so that only forks within the limit are trained; which of
@@ -20,16 +20,15 @@ from .backends.base import Target
 from .breakdown import breakdown
 from .build import build
 from .bundle import Bundle
-from .calibrating import Growing, calibrate, run_of
+from .calibrating import Growing, calibrate, read_calibration, run_of
 from .checkpoint import write_state
 from .choice import Choice, decide
 from .compiling import compile_bundle
-from .documents import read_document, write_document
-from .environment import describe
+from .documents import write_document
 from .errors import InputError
 from .executors import Executor, Here
 from .goal import Decision, Effort, Goal, Optimized
-from .latency_model import LatencyModel, Predict, anchor
+from .latency_model import Predict, anchor
 from .measure import Protocol
 from .pareto import front
 from .predictor import Predictor
@@ -119,9 +118,9 @@ def optimize(
 def _report(growing: Growing, found: Profile, out: Path) -> None:
     """The page on which the choice can be looked at."""
     results = [each for each in read_results(run_of(growing.file)) if each.tasks == growing.tasks]
-    measured = [anchor(each) for each in results]
-    predicted = predictions(found, measured, growing.predictor, growing.found)
-    counted = breakdown(growing.predictor.costing.backbone, [*measured, *predicted.anchors])
+    predicted = predictions(found, results, growing.predictor, growing.found)
+    graphs = [*map(anchor, results), *predicted.anchors]
+    counted = breakdown(growing.predictor.costing.backbone, graphs)
     write_page(out / "report.html", make_document(results, found, counted, predicted))
 
 
@@ -132,8 +131,7 @@ def _calibrated(
     """What all forks take, from a few that are measured now, or were when this stopped."""
     file = out / "calibration.json"
     if file.exists():
-        found = read_document(LatencyModel, file)
-        found.check_host(describe())
+        predictor, found = read_calibration(file, backbone)
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:
@@ -141,7 +139,8 @@ def _calibrated(
         count, told = min(effort.measurements, len(chosen)), journal.listener.timed
         found = calibrate(backbone, chosen, target, run_of(file), options, count=count, told=told)
         write_document(file, found)
-    growing = Growing(file, found, Predictor.of(backbone, found), goal.tasks, journal.listener.timed)
+        predictor = Predictor.of(backbone, found)
+    growing = Growing(file, found, predictor, goal.tasks, journal.listener.timed)
     doubts = sorted(_half(growing.predict(each.layers, each.prune)) for each in chosen)
     journal(
         "cost",

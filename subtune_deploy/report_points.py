@@ -43,9 +43,10 @@ class Predicted:
 
 
 def predictions(
-    profile: Profile, measured: Sequence[Anchor], predictor: Predictor, found: LatencyModel
+    profile: Profile, results: Sequence[Result], predictor: Predictor, found: LatencyModel
 ) -> Predicted:
-    """Forks of the profile that were not `measured`, for as many tasks as those that were; by the model `found`."""
+    """Forks of the profile that were not measured on the target of `found`, for as many tasks as those that were."""
+    measured = [anchor(each) for each in results if each.target == found.target.name]
     known = {(each.forks, each.prune) for each in measured}
     wanted = [
         predictor.predicted(row.layers, count, row.prune)

@@ -83,7 +83,7 @@ def join(
     for which, row in _plain_rows(profile).items():
         if which in timed:
             points.append(Point(row.fork, _accuracy(row, profile), timed[which].added))
-        elif predict is not None and row in predictable(profile):
+        elif predict is not None and _of_blocks(row):
             added = predict(row.layers, row.prune)
             points.append(Point(row.fork, _accuracy(row, profile), added, predicted=True))
         else:
@@ -108,8 +108,8 @@ def head_alone(profile: Profile) -> Interval | None:
 
 
 def predictable(profile: Profile) -> list[Row]:
-    """Forks whose latency follows from their blocks: full fine-tuning, which tunes more than blocks, is none."""
-    return [row for row in _plain_rows(profile).values() if not row.fork.startswith("all")]
+    """Forks whose latency follows from their blocks."""
+    return [row for row in _plain_rows(profile).values() if _of_blocks(row)]
 
 
 def _plain_rows(profile: Profile) -> dict[Key, Row]:
@@ -126,12 +126,17 @@ def _plain(row: Row) -> bool:
     return not row.siamese and row.init == "pretrained"
 
 
+def _of_blocks(row: Row) -> bool:
+    """Full fine-tuning tunes more than blocks."""
+    return not row.fork.startswith("all")
+
+
 def candidates(profile: Profile) -> tuple[dict[Fork, Interval], tuple[str, ...]]:
     """Accuracies of the forks that a model of latency can price, and names of those that are left out.
 
     These are Siamese heads, blocks begun anew and, since it tunes more than blocks, full fine-tuning.
     """
-    rows = [row for row in profile.rows if _plain(row) and not row.fork.startswith("all")]
+    rows = [row for row in profile.rows if _plain(row) and _of_blocks(row)]
     found = {Fork(row.layers, prune=row.prune): _accuracy(row, profile) for row in rows}
     if not found:
         raise InputError(

@@ -12,7 +12,7 @@ from tiny_cli import cli, write_network
 from subtune_deploy import calibrating
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.calibrated import uncalibrated
-from subtune_deploy.calibrating import calibrate
+from subtune_deploy.calibrating import calibrate, read_calibration
 from subtune_deploy.costs import candidate_works
 from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.errors import CheckFailed, InputError
@@ -20,11 +20,12 @@ from subtune_deploy.latency_model import Anchor, LatencyModel
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Costing, Predictor
+from subtune_deploy.report_points import predictions
 from subtune_deploy.results import read_results
 from subtune_deploy.stats import NORMAL, Ratio
 from subtune_deploy.sweep import Candidate, Step, SweepOptions, candidates
 from subtune_deploy.targets import load_target
-from subtune_deploy.tuning.documents import Profile, Row
+from subtune_deploy.tuning.documents import Profile, Row, read_profile
 
 QUICK = SweepOptions(protocol=Protocol(seconds=0.2))
 CHOSEN = candidates(4, (1, 2))
@@ -183,6 +184,23 @@ def test_pareto_predicts_and_measures_what_decides(file: Path, backbone: Backbon
     again = cli(*asked, "--min-accuracy", "70%", "--confirm", "--json").document
     assert again["confirmed"] == []
     assert again["chosen"] == confirmed["chosen"]
+
+
+def test_a_fork_that_another_target_measured_is_predicted_all_the_same(
+    file: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    predictor, found = read_calibration(file, backbone)
+    profile, results = (
+        read_profile(profile_of(backbone, tmp_path)),
+        list(read_results(file.with_suffix(".run"))),
+    )
+    alone = predictions(profile, results, predictor, found)
+    wanted = alone.anchors[0].forks
+    forks = {f"task{n}": layers for n, layers in enumerate(wanted, start=1)}
+    elsewhere = replace(results[0], target="openvino-cpu", layers=wanted[0], forks=forks)
+    assert predictions(profile, [*results, elsewhere], predictor, found) == alone
+    here = predictions(profile, [*results, replace(elsewhere, target="cpu")], predictor, found)
+    assert wanted not in [each.forks for each in here.anchors]
 
 
 def test_cost_takes_a_calibration_too(file: Path, backbone: Backbone) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_results import HOST, result
 
-from subtune_deploy.documents import read_document, to_document, write_document
+from subtune_deploy.documents import from_document, read_document, to_document, write_document
 from subtune_deploy.errors import InputError
 from subtune_deploy.latency_model import LatencyModel, anchor, latency_model
 from subtune_deploy.spec import Pruning
@@ -73,6 +73,8 @@ def test_another_host_version_or_network_is_refused() -> None:
 def test_ratios_that_no_engine_has_are_refused(tmp_path: Path, ratio: float) -> None:
     document = to_document(made())
     document["anchors"][0]["ratio"] = {"value": ratio, "low": ratio, "high": ratio}
+    with pytest.raises(InputError, match="times the base"):
+        from_document(LatencyModel, document)
     with pytest.raises(InputError):
         replace(made(), anchors=(replace(made().anchors[0], ratio=Ratio(ratio, ratio, ratio)),))
     with pytest.raises(InputError, match="has no measurement"):

@@ -16,19 +16,17 @@ from .common import (
     messages,
     network_options,
     options,
-    parse_span,
     print_json,
     prune_candidates_options,
     read_backbone,
     read_layers,
     read_prunings,
+    read_span,
 )
 from .timing import protocol_options, read_counts, read_protocol, sweep_teller
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..latency_model import LatencyModel
-    from ..predictor import Predictor
     from ..sweep import Candidate
 
 calibration_options = options(
@@ -38,20 +36,6 @@ calibration_options = options(
     click.option("--across", is_flag=True, help="Although --calibration is of another host or versions."),
 )
 """Latencies that are predicted."""
-
-
-def read_predictor(path: Path, backbone: Backbone, across: bool) -> tuple[Predictor, LatencyModel]:
-    """Of this backbone on this host, or `across` hosts. Raises InputError."""
-    from ..documents import read_document
-    from ..environment import describe
-    from ..latency_model import LatencyModel
-    from ..predictor import Predictor
-
-    found = read_document(LatencyModel, path)
-    predictor = Predictor.of(backbone, found)
-    if not across:
-        found.check_host(describe())
-    return predictor, found
 
 
 @click.command()
@@ -131,7 +115,7 @@ def _candidates(
     from ..sweep import candidates
 
     blocks, lists = len(backbone.blocks), [read_layers(each, backbone) for each in forks]
-    lengths = parse_span(span or f"1-{min(3, blocks)}", blocks)
+    lengths = read_span(span, blocks)
     return candidates(blocks, lengths, lists, read_counts(tasks), prunings)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .calibrating import calibration_options, read_predictor
+from .calibrating import calibration_options
 from .common import (
     json_option,
     messages,
@@ -108,7 +108,7 @@ def _predicted(
     profile: Profile, calibration: Path, across: bool, tasks: int, network: dict[str, Any]
 ) -> Growing:
     """Latencies of so many tasks, measured or predicted."""
-    from ..calibrating import Growing
+    from ..calibrating import Growing, read_calibration
 
     backbone = read_backbone(**network)
     if (backbone.name, tuple(backbone.input.shape)) != (profile.model, tuple(profile.input)):
@@ -123,7 +123,7 @@ def _predicted(
             f"{len(backbone.blocks)}, {backbone.blocks[0].name} the first",
             "give --blocks as it was for the profile",
         )
-    predictor, found = read_predictor(calibration, backbone, across)
+    predictor, found = read_calibration(calibration, backbone, across=across)
     return Growing(calibration, found, predictor, tasks, sweep_teller(lambda *done: None, []))
 
 

@@ -235,6 +235,11 @@ def parse_span(text: str, blocks: int) -> tuple[int, int]:
     return low, high
 
 
+def read_span(text: str | None, blocks: int) -> tuple[int, int]:
+    """The lengths of forks that are looked at: where none are asked for, up to three blocks."""
+    return parse_span(text or f"1-{min(3, blocks)}", blocks)
+
+
 def time_left(seconds: float | None) -> str:
     """How long the rest may take, for people."""
     if seconds is None:

@@ -12,7 +12,7 @@ import click
 from ..errors import InputError, LayersError
 from ..spec import format_layers
 from ..stats import NORMAL
-from .calibrating import calibration_options, read_predictor
+from .calibrating import calibration_options
 from .common import (
     json_option,
     messages,
@@ -86,6 +86,7 @@ def cost(
     Nothing is built or timed. With --run, the most telling measurements of a sweep are fitted, and the model is held
     against those that are left; with --calibration, all that `calibrate` measured are.
     """
+    from ..calibrating import read_calibration
     from ..predictor import Costing
     from ..targets import load_target
 
@@ -108,7 +109,7 @@ def cost(
         predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(model.predict(works))
         found |= told
     if calibration:
-        predictor, fitted = read_predictor(calibration, backbone, across)
+        predictor, fitted = read_calibration(calibration, backbone, across=across)
         name = f"calibrated, {fitted.target.name}"
         predicted[name] = dataclasses.asdict(predictor.predict([fork] * tasks, prune))
         found |= {"base_seconds": fitted.base_seconds, "fitted": list(map(str, fitted.anchors))}
@@ -121,17 +122,14 @@ def cost(
 
 def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -> Predictions:
     """Ratios by peak rates: the overlap for this plan and, for one whole task on consecutive blocks, as printed."""
-    from ..cost_model import machine_of, paper_added, plan_times, total
+    from ..cost_model import machine_of, paper_of_blocks, plan_times, total
     from ..targets import load_target
 
     machine = machine_of(load_target(name))
     alone = plan_times(base, machine)
     found = {f"plan, {name}": {"ratio": total(plan_times(works, machine)) / total(alone)}}
     if fork and len(fork) == fork[-1] - fork[0] + 1:
-        units = [each.unit for each in alone]
-        compute, loads = [each.compute for each in alone], [0.0, *(each.load for each in alone[:-1])]
-        places = [units.index(f"block{layer}") + 1 for layer in (fork[0], fork[-1])]
-        found[f"paper, {name}"] = {"ratio": 1 + paper_added(compute, loads, places[0], places[1])}
+        found[f"paper, {name}"] = {"ratio": 1 + paper_of_blocks(alone, fork)}
     return found
 
 

@@ -16,10 +16,10 @@ from .common import (
     messages,
     network_options,
     parse_percent,
-    parse_span,
     print_json,
     prune_candidates_options,
     read_prunings,
+    read_span,
 )
 from .searching import examples_option
 from .studies import read_study, teller
@@ -94,7 +94,7 @@ def optimize(
     prunings, recipe = read_prunings(others), load_target(target)
     study, source = read_study(others)
     blocks = len(study.backbone.blocks)
-    lengths = parse_span(span or f"1-{min(3, blocks)}", blocks)
+    lengths = read_span(span, blocks)
     effort = Effort(minutes, lengths, prunings, measurements, seconds, examples)
     with bar("optimize") as tick, redirect_stdout(sys.stderr), open_executor(where) as executor:
         found = search(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import InputError, SubtuneError
-from .calibrating import calibration_options, read_predictor
+from .calibrating import calibration_options
 from .common import bar, messages, status
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def report(
     backbone, missing = _backbone(results, model)
     anchors, predicted = [anchor(each) for each in results], None
     if calibration:
-        predicted = _predicted(calibration, backbone, missing, across, anchors, profile)
+        predicted = _predicted(calibration, backbone, missing, across, results, profile)
         anchors += predicted.anchors
     if missing:
         messages.print(f"no breakdown by block: {missing}")
@@ -79,10 +79,7 @@ def _backbone(results: Sequence[Result], model: str | None) -> tuple[Backbone | 
     try:
         from ..breakdown import backbone_of
 
-        with (
-            status(f"reading {results[0].model}"),
-            redirect_stdout(sys.stderr),
-        ):  # what the user's own code prints
+        with status(f"reading {results[0].model}"), redirect_stdout(sys.stderr):
             return backbone_of(results[0], model), ""
     except SubtuneError as error:
         return None, f"{error.message} ({error.hint})"
@@ -103,10 +100,11 @@ def _counted(backbone: Backbone, anchors: Sequence[Anchor]) -> Breakdown | str:
 
 
 def _predicted(
-    calibration: Path, backbone: Backbone | None, missing: str, across: bool, measured: Sequence[Anchor],
+    calibration: Path, backbone: Backbone | None, missing: str, across: bool, results: Sequence[Result],
     profile: Profile | None,
 ) -> Predicted:  # fmt: skip
     """Forks of the profile that were not measured, for as many tasks as those that were."""
+    from ..calibrating import read_calibration
     from ..report_points import predictions
 
     if backbone is None or profile is None:
@@ -114,8 +112,8 @@ def _predicted(
         raise InputError(
             f"nothing can be predicted: {why}", "give --accuracy and --model, or no --calibration"
         )
-    predictor, found = read_predictor(calibration, backbone, across)
-    return predictions(profile, measured, predictor, found)
+    predictor, found = read_calibration(calibration, backbone, across=across)
+    return predictions(profile, results, predictor, found)
 
 
 COMMANDS = (report,)

@@ -21,13 +21,13 @@ from .common import (
     messages,
     network_options,
     options,
-    parse_span,
     print_json,
     print_table,
     prune_candidates_options,
     read_backbone,
     read_layers,
     read_prunings,
+    read_span,
     targets_option,
     time_left,
 )
@@ -231,7 +231,7 @@ def sweep(
     blocks = len(backbone.blocks)
     chosen = candidates(
         blocks,
-        None if lists and span is None else parse_span(span or f"1-{min(3, blocks)}", blocks),
+        None if lists and span is None else read_span(span, blocks),
         lists,
         counts,
         prunings,

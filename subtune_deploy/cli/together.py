@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..errors import InputError
-from .calibrating import calibration_options, read_predictor
+from .calibrating import calibration_options
 from .common import (
     json_option,
     messages,
@@ -68,6 +68,7 @@ def choose(
     The highest mean accuracy whose added latency, all tasks in one graph, is within --max-added. Latency is that of
     a model: fitted to measurements of RUN, or the paper's with a datasheet's rates.
     """
+    from ..calibrating import read_calibration
     from ..joint import Option, choose_apart, choose_together
     from ..tuning.documents import read_profile
 
@@ -86,7 +87,7 @@ def choose(
     if calibration is None:
         priced = _priced(backbone, run, target, measurements, others)
     else:
-        predictor, kept = read_predictor(calibration, backbone, across)
+        predictor, kept = read_calibration(calibration, backbone, across=across)
         told = {"fitted": [str(each) for each in kept.anchors]}
         priced = _calibrated(kept.target.name, predictor.model, predictor.costing, others, told)
     options = {
