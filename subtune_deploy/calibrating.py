@@ -23,6 +23,7 @@ from .results import Result
 from .spec import Pruning
 from .stats import Ratio
 from .sweep import Candidate, Step, SweepOptions, sweep
+from .tasks import own_classes
 
 MEASUREMENTS = 10
 
@@ -57,7 +58,7 @@ def calibrate(
         results.extend([result] if result else [])
         return result.ratio if result else None
 
-    graphs = [costing.works([each.layers] * each.tasks, each.prune) for each in chosen]
+    graphs = [costing.works([each.layers] * each.tasks, each.prune, each.classes) for each in chosen]
     learn_most_telling(costing.base, graphs, count, measured)
     if not results:
         raise CheckFailed(
@@ -72,11 +73,14 @@ def run_of(file: Path) -> Path:
 
 
 def read_calibration(
-    file: Path, backbone: Backbone, *, across: bool = False
+    file: Path, backbone: Backbone, *, across: bool = False, classes: int | None = None
 ) -> tuple[Predictor, LatencyModel]:
-    """What `calibrate` left, of this backbone and this host, or `across` hosts. Raises InputError."""
+    """What `calibrate` left, of this backbone and this host, or `across` hosts, for tasks with so many `classes`.
+
+    Raises InputError.
+    """
     found = read_document(LatencyModel, file)
-    predictor = Predictor.of(backbone, found)
+    predictor = Predictor.of(backbone, found, classes)
     if not across:
         found.check_host(describe())
     return predictor, found
@@ -106,12 +110,19 @@ class Growing:
 
     @property
     def known(self) -> list[Anchor]:
-        """Graphs of so many tasks that were measured."""
-        return [each for each in self.found.anchors if len(each.forks) == self.tasks]
+        """Graphs of so many tasks, with as many classes as are predicted for, that were measured."""
+        backbone = self.predictor.costing.backbone
+        wanted = self.tasks, own_classes(backbone, self.predictor.classes)
+        return [
+            each
+            for each in self.found.anchors
+            if (len(each.forks), own_classes(backbone, each.classes)) == wanted
+        ]
 
     def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:
         options = SweepOptions(protocol=self.found.protocol, hot=self.found.inputs == "hot")
-        backbone, candidate = self.predictor.costing.backbone, Candidate(layers, self.tasks, prune)
+        backbone, classes = self.predictor.costing.backbone, self.predictor.classes
+        candidate = Candidate(layers, self.tasks, prune, classes)
         (result,) = sweep(
             backbone, [candidate], [self.found.target], run_of(self.file), options, told=self.told
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -20,18 +20,22 @@ from torch.utils.flop_counter import flop_registry
 
 from .backbone import Backbone
 from .plan import Merge, candidate_owners, make_plan
-from .pruning import prune as thinned
 from .spec import BASE, Pruning
-from .tasks import Task
+from .tasks import Task, candidate_task
 from .tracing import PROBE_BATCHES
 from .versions import Version, flow, version_of
 from .work import Cost, Costs, Work, plan_works
 
-Candidate: TypeAlias = tuple[tuple[int, ...], Pruning | None]
-"""Blocks of a fork, and how it is thinned."""
-
 NO_KERNEL = {"aten._unsafe_view", "aten.as_strided_", "aten.new_empty"}
 """Views and allocations that PyTorch does not call so."""
+
+
+class CandidateFork(NamedTuple):
+    """One task of a graph: the blocks of its fork, how they are thinned, and its classes, None for the base's."""
+
+    layers: tuple[int, ...]
+    prune: Pruning | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,13 @@ def count_costs(backbone: Backbone, versions: Mapping[str, Version] | None = Non
 
 def task_costs(backbone: Backbone, tasks: Sequence[Task]) -> Costs:
     """Those of the base and, at the nodes that they own, of `tasks`: what `plan_works` takes."""
-    units = {node.name: node.unit for node in backbone.topology.nodes}
-    found: dict[str, Mapping[str, Cost]] = {BASE: count_costs(backbone).costs}
-    for task in tasks:
-        mine = count_costs(backbone, task.versions).costs
-        found[task.name] = {node: cost for node, cost in mine.items() if units[node] in task.versions}
-    return found
+    return {BASE: count_costs(backbone).costs, **{task.name: _own_costs(backbone, task) for task in tasks}}
+
+
+def _own_costs(backbone: Backbone, task: Task) -> dict[str, Cost]:
+    """At the nodes that it owns."""
+    found = count_costs(backbone, task.versions).costs
+    return {node.name: found[node.name] for node in backbone.topology.nodes if node.unit in task.versions}
 
 
 class Candidates:
@@ -77,28 +82,28 @@ class Candidates:
 
     def __init__(self, backbone: Backbone, base: Counted | None = None) -> None:
         self.backbone, self.base = backbone, (base or count_costs(backbone)).costs
-        self._thin: dict[Candidate, Mapping[str, Cost]] = {}
+        self._own: dict[CandidateFork, Mapping[str, Cost]] = {}
 
     def works(
-        self, forks: Sequence[Candidate], *, merge: Merge = "always", grouped: Iterable[str] = ()
+        self, forks: Sequence[CandidateFork], *, merge: Merge = "always", grouped: Iterable[str] = ()
     ) -> tuple[Work, ...]:
         """Of a graph with a task for each of `forks`; without any, the backbone. Raises what pruning does."""
-        owners = candidate_owners(self.backbone.topology, [layers for layers, _ in forks])
-        thin = zip(owners, map(self._costs, forks), strict=True)
+        owners = candidate_owners(self.backbone.topology, [fork.layers for fork in forks])
+        own = zip(owners, map(self._costs, forks), strict=True)
         plan = make_plan(self.backbone.topology, owners, merge=merge, grouped=grouped)
-        return plan_works(self.backbone.topology, plan, {BASE: self.base, **dict(thin)})
+        return plan_works(self.backbone.topology, plan, {BASE: self.base, **dict(own)})
 
-    def _costs(self, fork: Candidate) -> Mapping[str, Cost]:
-        """At the nodes where they are not the base's."""
-        layers, prune = fork
-        if prune is None:
+    def _costs(self, fork: CandidateFork) -> Mapping[str, Cost]:
+        """At the nodes where they are not the base's: whole blocks cost as much, whatever their weights."""
+        if fork.prune is None and fork.classes is None:
             return {}
-        if fork not in self._thin:
-            units = {f"block{layer}" for layer in layers} | set(self.backbone.topology.heads)
-            mine = [node.name for node in self.backbone.topology.nodes if node.unit in units]
-            thin = count_costs(self.backbone, thinned(self.backbone, layers, prune)).costs
-            self._thin[fork] = {node: thin[node] for node in mine}
-        return self._thin[fork]
+        fork = fork if fork.prune else fork._replace(layers=())
+        if fork not in self._own:
+            task = candidate_task(
+                self.backbone, "task", fork.layers, seed=0, classes=fork.classes, prune=fork.prune
+            )
+            self._own[fork] = _own_costs(self.backbone, task)
+        return self._own[fork]
 
 
 def candidate_works(
@@ -116,7 +121,7 @@ def candidate_works(
     `prune` does.
     """
     found = Candidates(backbone, base)
-    return found.works([(tuple(fork), prune) for fork in forks], merge=merge, grouped=grouped)
+    return found.works([CandidateFork(tuple(fork), prune) for fork in forks], merge=merge, grouped=grouped)
 
 
 def _weights(backbone: Backbone, versions: Mapping[str, Version]) -> dict[str, int]:

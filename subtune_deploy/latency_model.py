@@ -28,13 +28,17 @@ Predict: TypeAlias = Callable[[tuple[int, ...], Pruning | None], Interval]
 
 @dataclass(frozen=True)
 class Anchor:
-    """One measurement: the `forks` of a graph's tasks, how it was lowered, its `ratio` to the base."""
+    """One measurement: the `forks` of a graph's tasks, how it was lowered, its `ratio` to the base.
+
+    `classes`: of each task, None for as many as the base has.
+    """
 
     forks: tuple[tuple[int, ...], ...]
     ratio: Ratio
     merge: Any = "always"
     grouped: tuple[str, ...] = ()
     prune: Pruning | None = None
+    classes: int | None = None
 
     @property
     def added(self) -> Interval:
@@ -140,7 +144,7 @@ def anchor(result: Result) -> Anchor:
     """What is kept of a result."""
     merge = tuple(result.merge) if isinstance(result.merge, list) else result.merge  # JSON knows no tuples
     forks = tuple(tuple(layers) for layers in result.forks.values())
-    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune)
+    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune, result.classes)
 
 
 def check_ratio(fork: str, ratio: Ratio) -> None:

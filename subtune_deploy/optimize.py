@@ -99,7 +99,8 @@ def optimize(
     effort, listener = effort or Effort(), listener or Listener()
     journal = _Journal(effort.minutes, listener)
     out.mkdir(parents=True, exist_ok=True)
-    chosen = candidates(len(study.backbone.blocks), effort.span, (), (goal.tasks,), (None, *effort.prunings))
+    blocks, classes = len(study.backbone.blocks), len(study.data.train.classes)
+    chosen = candidates(blocks, effort.span, (), (goal.tasks,), (None, *effort.prunings), classes)
     growing = _calibrated(study.backbone, chosen, target, out, goal, effort, journal)
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
     choice = _chosen(found, growing, goal, journal)
@@ -131,7 +132,7 @@ def _calibrated(
     """What all forks take, from a few that are measured now, or were when this stopped."""
     file = out / "calibration.json"
     if file.exists():
-        predictor, found = read_calibration(file, backbone)
+        predictor, found = read_calibration(file, backbone, classes=chosen[0].classes)
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:
@@ -139,7 +140,7 @@ def _calibrated(
         count, told = min(effort.measurements, len(chosen)), journal.listener.timed
         found = calibrate(backbone, chosen, target, run_of(file), options, count=count, told=told)
         write_document(file, found)
-        predictor = Predictor.of(backbone, found)
+        predictor = Predictor.of(backbone, found, chosen[0].classes)
     growing = Growing(file, found, predictor, goal.tasks, journal.listener.timed)
     doubts = sorted(_half(growing.predict(each.layers, each.prune)) for each in chosen)
     journal(

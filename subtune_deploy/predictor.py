@@ -12,7 +12,7 @@ from typing import Any
 
 from .backbone import Backbone, architecture
 from .calibrated import Calibrated, Predicted, Works, uncalibrated
-from .costs import Candidate, Candidates, Counted, count_costs
+from .costs import CandidateFork, Candidates, Counted, count_costs
 from .fitting import learn
 from .latency_model import Anchor, LatencyModel, Predict
 from .plan import Merge
@@ -35,19 +35,20 @@ class Costing:
         """Of the backbone alone."""
         return self.together(())
 
-    def works(self, forks: Forks, prune: Pruning | None = None) -> Works:
-        """Of a graph with a candidate task for each of `forks`, all thinned alike. Raises what `prune` does."""
-        return self.together([(tuple(fork), prune) for fork in forks])
+    def works(self, forks: Forks, prune: Pruning | None = None, classes: int | None = None) -> Works:
+        """Of a graph with a candidate task for each of `forks`, all thinned alike and with heads of so many classes,
+        None for the base's. Raises what `prune` does."""
+        return self.together([CandidateFork(tuple(fork), prune, classes) for fork in forks])
 
     def anchored(self, anchor: Anchor) -> Works:
         """Of a graph that was measured, lowered as it was then."""
-        forks = [(fork, anchor.prune) for fork in anchor.forks]
+        forks = [CandidateFork(fork, anchor.prune, anchor.classes) for fork in anchor.forks]
         return self.together(forks, anchor.merge, anchor.grouped)
 
     def together(
-        self, forks: Sequence[Candidate], merge: Merge = "always", grouped: tuple[str, ...] = ()
+        self, forks: Sequence[CandidateFork], merge: Merge = "always", grouped: tuple[str, ...] = ()
     ) -> Works:
-        """Of a graph with a task for each of `forks`, each with its own thinning."""
+        """Of a graph with a task for each of `forks`, each with its own thinning and classes."""
         key = (tuple(forks), merge, grouped)
         if key not in self._works:
             self._works[key] = self._candidates.works(forks, merge=merge, grouped=grouped)
@@ -56,17 +57,21 @@ class Costing:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A calibrated model with the backbone whose forks it predicts."""
+    """A calibrated model with the backbone whose forks it predicts, of tasks with `classes`, None for the base's."""
 
     costing: Costing
     model: Calibrated
+    classes: int | None = None
 
     @classmethod
-    def of(cls, backbone: Backbone, found: LatencyModel) -> Predictor:
-        """Fitted to all that was measured. Raises InputError where that was another network."""
+    def of(cls, backbone: Backbone, found: LatencyModel, classes: int | None = None) -> Predictor:
+        """Fitted to all that was measured, whatever classes that had; None predicts for as many as the first had.
+
+        Raises InputError where another network was measured.
+        """
         found.check_network(backbone.name, architecture(backbone))
         start = Costing(backbone)
-        predictor = cls(start, uncalibrated(start.base))
+        predictor = cls(start, uncalibrated(start.base), classes or found.anchors[0].classes)
         for anchor in found.anchors:
             predictor = predictor.learn(anchor)
         return predictor
@@ -77,7 +82,7 @@ class Predictor:
 
     def predict(self, forks: Forks, prune: Pruning | None = None) -> Predicted:
         """The ratio to the base of a graph with a task for each of `forks`. Raises what `prune` does."""
-        return self.model.predict(self.costing.works(forks, prune))
+        return self.model.predict(self.costing.works(forks, prune, self.classes))
 
     def added(self, forks: Forks, prune: Pruning | None = None) -> Interval:
         """Its added latency relative to the base, with the interval that is to hold 95 %."""
@@ -89,7 +94,7 @@ class Predictor:
         """What a measurement of so many tasks on one fork is expected to be."""
         added = self.added([layers] * tasks, prune)
         ratio = Ratio(1 + added.value, 1 + added.low, 1 + added.high)
-        return Anchor((tuple(layers),) * tasks, ratio, prune=prune)
+        return Anchor((tuple(layers),) * tasks, ratio, prune=prune, classes=self.classes)
 
     def of_tasks(self, tasks: int) -> Predict:
         """Added latency of so many tasks on one fork."""

@@ -89,7 +89,7 @@ def _check_one_host(target: str, results: Sequence[Result]) -> None:
 def _key(result: Result) -> tuple[object, ...]:
     """What a point is of; of what was measured again the latest is taken."""
     forks = tuple(sorted(result.forks.items()))
-    return result.target, result.batch, forks, result.prune, str(result.merge), result.grouped
+    return result.target, result.batch, forks, result.prune, result.classes, str(result.merge), result.grouped
 
 
 def make_document(

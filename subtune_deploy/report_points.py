@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,14 +45,14 @@ class Predicted:
 def predictions(
     profile: Profile, results: Sequence[Result], predictor: Predictor, found: LatencyModel
 ) -> Predicted:
-    """Forks of the profile that were not measured on the target of `found`, for as many tasks as those that were."""
+    """Forks of the profile that were not measured on the target of `found`, as many tasks and classes as were."""
     measured = [anchor(each) for each in results if each.target == found.target.name]
-    known = {(each.forks, each.prune) for each in measured}
+    known = {(each.forks, each.prune, each.classes or 0) for each in measured}
     wanted = [
-        predictor.predicted(row.layers, count, row.prune)
-        for count in sorted({len(each.forks) for each in measured})
+        replace(predictor, classes=classes or None).predicted(row.layers, count, row.prune)
+        for count, classes in sorted({(len(each.forks), each.classes or 0) for each in measured})
         for row in predictable(profile)
-        if ((row.layers,) * count, row.prune) not in known
+        if ((row.layers,) * count, row.prune, classes) not in known
     ]
     return Predicted(found.target.name, found.base_seconds, tuple(wanted), str(found))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ RAW: dict[str, Callable[[Result], object]] = {
     "layers": lambda r: r.forked,
     "tasks": lambda r: r.tasks,
     "prune": lambda r: r.prune or "",
+    "classes": lambda r: r.classes,
     "batch": lambda r: r.batch,
     "target": lambda r: r.target,
     "backend": lambda r: r.backend,
@@ -111,11 +113,13 @@ def compare(first: Iterable[Result], second: Iterable[Result], *, across: bool =
     Ratios are compared, since absolute times of two moments are not comparable on most machines.
     Raises InputError if nothing is common, or if, unless `across`, host, versions or protocol differ.
     """
-    others = {_key(result): result for result in second}
-    pairs = [(one, others[_key(one)]) for one in first if _key(one) in others]
+    others = defaultdict[object, list[Result]](list)
+    for result in second:
+        others[_key(result)].append(result)
+    pairs = [(one, two) for one in first for two in others[_key(one)] if _alike(one.classes, two.classes)]
     if not pairs:
         raise InputError(
-            "the two have no result in common (model, input size, forks, pruning, batch, target)",
+            "the two have no result in common (model, input size, forks, pruning, classes, batch, target)",
             "compare runs of the same forks",
         )
     found = list(dict.fromkeys(what for one, two in pairs for what in mixed(one, two)))
@@ -159,3 +163,8 @@ def megabytes(size: int | None) -> str:
 def _key(result: Result) -> tuple[object, ...]:
     forks = tuple(sorted(result.forks.items()))
     return result.model, result.input_shape, forks, result.prune, result.batch, result.target
+
+
+def _alike(one: int | None, other: int | None) -> bool:
+    """An older version did not tell."""
+    return one is None or other is None or one == other

@@ -8,6 +8,7 @@ The schema is docs/results.schema.json; `schema()` makes it from the records bel
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,10 +55,11 @@ class Result:
     """What a graph with all its tasks costs beside the backbone alone, measured interleaved.
 
     `batch`: pictures per call, null for a graph that takes any number (then measured with one). `layers`: blocks that
-    any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were. `merge`: always,
-    never, or the nodes that merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the
-    flattered number. `ratio`: graph over base, host to host; `device_ratio`: of the device's own work, where
-    engines tell it. `samples` and `device`: raw seconds by engine (base, graph), index i of each from round i.
+    any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were; `classes`: of each
+    task, null where they differ or an older version did not tell (then the base's). `merge`: always, never, or the
+    nodes that merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number.
+    `ratio`: graph over base, host to host; `device_ratio`: of the device's own work, where engines tell it. `samples`
+    and `device`: raw seconds by engine (base, graph), index i of each from round i.
     """
 
     model: str
@@ -86,6 +88,7 @@ class Result:
     device_ratio: Ratio | None = None
     device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     prune: Pruning | None = None
+    classes: int | None = None
 
     @property
     def added(self) -> float:
@@ -164,6 +167,14 @@ def of_target(path: Path, results: Sequence[Result], target: str | None = None) 
     if not chosen:
         raise InputError(f"{path} has no result on {target}", f"give one of {', '.join(targets)}")
     return chosen
+
+
+def of_classes(results: Sequence[Result], classes: int | None) -> list[Result]:
+    """Those whose tasks have as many classes or, where there are none, the nearest number; all if it is None."""
+    if classes is None:
+        return list(results)
+    distances = [abs(each.classes - classes) if each.classes else sys.maxsize for each in results]
+    return [each for each, far in zip(results, distances, strict=True) if far == min(distances)]
 
 
 def check_comparable(results: Iterable[Result]) -> None:

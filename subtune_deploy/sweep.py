@@ -7,7 +7,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,26 @@ from .records import to_plain
 from .results import LINES, Result, append_result, read_results
 from .run_folder import CACHE, KEPT, open_run
 from .spec import Pruning, format_layers
-from .tasks import candidate_task
+from .tasks import candidate_task, own_classes
 from .timing import time_bundle
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """So many tasks, all forked at `layers` and thinned alike, each with weights of its own."""
+    """So many tasks, all forked at `layers` and thinned alike, each with weights of its own.
+
+    `classes`: of each task, None for as many as the base has; a smaller head is cheaper.
+    """
 
     layers: tuple[int, ...]
     tasks: int = 1
     prune: Pruning | None = None
+    classes: int | None = None
 
     def __str__(self) -> str:
         fork = f"{format_layers(self.layers)} x{self.tasks}"
-        return f"{fork} {self.prune}" if self.prune else fork
+        classes = f"of {self.classes} classes" if self.classes else ""
+        return " ".join(filter(None, (fork, str(self.prune or ""), classes)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def candidates(
     forks: Iterable[Sequence[int]] = (),
     tasks: Iterable[int] = (1,),
     prunings: Iterable[Pruning | None] = (None,),
+    classes: int | None = None,
 ) -> tuple[Candidate, ...]:
     """All runs of span[0]..span[1] consecutive blocks out of `blocks`, and `forks`, for each task count.
 
@@ -91,7 +97,7 @@ def candidates(
     ]
     every = [*runs, *(tuple(sorted(set(fork))) for fork in forks)]
     each = itertools.product(tasks, every, tuple(prunings))
-    return tuple(dict.fromkeys(Candidate(layers, count, pruning) for count, layers, pruning in each))
+    return tuple(dict.fromkeys(Candidate(layers, count, pruning, classes) for count, layers, pruning in each))
 
 
 def sweep(
@@ -110,11 +116,12 @@ def sweep(
     the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
     """
     options, targets = options or SweepOptions(), _distinct(targets)
+    chosen = [replace(each, classes=own_classes(backbone, each.classes)) for each in chosen]
     for target in targets:
         get_backend(target.backend)  # told before the first candidate is built
     jobs = [(candidate, target) for candidate in chosen for target in targets]
     with open_run(run, _description(backbone, targets, options)):
-        finished = {_key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
+        finished = _finished(backbone, run)
         left = [(each, target) for each, target in jobs if (each, target.name) not in finished]
         failed = []
         sources = any(target.backend == "torch" for target in targets)
@@ -176,7 +183,14 @@ class _Work:
                 return open_bundle(folder)
         numbers = range(1, candidate.tasks + 1)
         tasks = [
-            candidate_task(self.backbone, f"task{n}", candidate.layers, seed=n, prune=candidate.prune)
+            candidate_task(
+                self.backbone,
+                f"task{n}",
+                candidate.layers,
+                seed=n,
+                classes=candidate.classes,
+                prune=candidate.prune,
+            )
             for n in numbers
         ]
         return build(self.backbone, tasks, folder, self.options.build, sources=self.sources)
@@ -203,8 +217,14 @@ def _distinct(targets: Sequence[Target]) -> tuple[Target, ...]:
     return tuple(found.values())
 
 
-def _key(result: Result) -> tuple[Candidate, str]:
-    return Candidate(result.layers, result.tasks, result.prune), result.target
+def _finished(backbone: Backbone, run: Path) -> dict[tuple[Candidate, str], Result]:
+    """What the run has by now."""
+
+    def key(result: Result) -> tuple[Candidate, str]:
+        classes = own_classes(backbone, result.classes)
+        return Candidate(result.layers, result.tasks, result.prune, classes), result.target
+
+    return {key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
 
 
 def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOptions) -> dict[str, Any]:

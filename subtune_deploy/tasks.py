@@ -191,6 +191,11 @@ def _classes(backbone: Backbone, versions: Mapping[str, Version]) -> int:
     return counts.pop()
 
 
+def own_classes(backbone: Backbone, classes: int | None) -> int | None:
+    """`classes` as candidates tell it: None where they are as many as the base's."""
+    return None if classes == _classes(backbone, {}) else classes
+
+
 def _siamese(backbone: Backbone, versions: Mapping[str, Version], features: Mapping[str, int]) -> bool:
     found = {
         is_siamese(_module(backbone, each), _head(backbone, versions, each), features.get(each))

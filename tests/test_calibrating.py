@@ -12,7 +12,7 @@ from tiny_cli import cli, write_network
 from subtune_deploy import calibrating
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.calibrated import uncalibrated
-from subtune_deploy.calibrating import calibrate, read_calibration
+from subtune_deploy.calibrating import Growing, calibrate, read_calibration
 from subtune_deploy.costs import candidate_works
 from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.errors import CheckFailed, InputError
@@ -201,6 +201,37 @@ def test_a_fork_that_another_target_measured_is_predicted_all_the_same(
     assert predictions(profile, [*results, elsewhere], predictor, found) == alone
     here = predictions(profile, [*results, replace(elsewhere, target="cpu")], predictor, found)
     assert wanted not in [each.forks for each in here.anchors]
+
+
+def test_what_is_predicted_is_of_as_many_classes_as_asked_for(file: Path, backbone: Backbone) -> None:
+    """By the model's own rates; what was measured with another head counts as a measurement no more."""
+    default, found = read_calibration(file, backbone)
+    large, _ = read_calibration(file, backbone, classes=4000)
+    assert large.added([(2, 3)]).value > default.added([(2, 3)]).value
+    assert large.predict([(2, 3)]) == default.model.predict(default.costing.works([(2, 3)], None, 4000))
+    tasks = len(found.anchors[0].forks)
+    assert found.anchors[0] in Growing(file, found, default, tasks).known
+    assert Growing(file, found, large, tasks).known == []
+    same, _ = read_calibration(file, backbone, classes=5)
+    assert Growing(file, found, same, tasks).known == Growing(file, found, default, tasks).known
+
+
+def test_a_calibration_measures_the_heads_that_it_is_to_predict(
+    place: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    network = ("--model", backbone.name, "--weights", place / "base.pt", "--classes", 40)
+    asked = ("--span", 1, "--measurements", 2, "--seconds", 0.2, "-o", tmp_path / "found.json")
+    assert cli("calibrate", *network, *asked).status == 0
+    predictor, found = read_calibration(tmp_path / "found.json", backbone)
+    assert [each.classes for each in found.anchors] == [40, 40]
+    assert predictor.classes == 40
+    learnt = found.anchors[0]
+    assert Growing(tmp_path / "found.json", found, predictor, 1).known == list(found.anchors)
+    again = replace(found, anchors=(replace(learnt, classes=None),))
+    one, other = (
+        Predictor.of(backbone, replace(each, anchors=each.anchors[:1]), 40) for each in (found, again)
+    )
+    assert one.predict([(1, 2)]) != other.predict([(1, 2)])  # the head's part is told from the blocks'
 
 
 def test_cost_takes_a_calibration_too(file: Path, backbone: Backbone) -> None:

@@ -71,6 +71,18 @@ def test_two_tasks_on_one_budget_at_measured_rates(files: Path) -> None:
     assert "35 measurements that were held out" in shown.err
 
 
+def test_a_task_of_more_classes_has_a_dearer_head(files: Path) -> None:
+    """2,048 features more for each class: 20,480 weights for 10 classes, 20 million for 10,000."""
+    added = []
+    for classes in (10, 10_000):
+        made = of_resnet50({}, data={"source": "birds", "test": 500, "classes": classes})
+        write_document(files / "birds.json", made)
+        ran = choose(files, "--run", SWEEP, "--max-added", "200%", "--json")
+        best = next(each for each in ran.document["front"] if each["tasks"]["signs"]["fork"] == "none")
+        added.append(best["added"])
+    assert added[1] > added[0] + 0.001
+
+
 def test_one_task_gets_what_pareto_chooses(files: Path) -> None:
     """But for the latencies, which `pareto` takes as measured."""
     mine = of_resnet50({(16,): 0.02, (15, 16): 0.04, (13, 14): 0.15, (8, 9): 0.2})

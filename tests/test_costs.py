@@ -9,14 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subtune_deploy.backbone import trace
-from subtune_deploy.costs import Candidates, candidate_works, count_costs, task_costs
+from subtune_deploy.costs import CandidateFork, Candidates, candidate_works, count_costs, task_costs
 from subtune_deploy.models import Model, load_model
 from subtune_deploy.multitask import lower
 from subtune_deploy.plan import make_plan
 from subtune_deploy.spec import BASE, InputSpec, Pruning
 from subtune_deploy.tasks import candidate_task, owners
 from subtune_deploy.tracing import example, plain_attention
-from subtune_deploy.work import Cost, plan_works
+from subtune_deploy.work import Cost, Work, plan_works
 
 
 class Block(nn.Module):
@@ -131,10 +131,30 @@ def test_forks_that_are_thinned_differently_share_a_graph() -> None:
     network, thin = trace(load_model("resnet18", input_size=(3, 64, 64))), Pruning(0.5)
     known = Candidates(network)
 
-    def macs(*forks: tuple[tuple[int, ...], Pruning | None]) -> int:
+    def macs(*forks: CandidateFork) -> int:
         return sum(work.macs for work in known.works(forks))
 
-    alone, whole, half = macs(), macs(((7, 8), None)), macs(((7, 8), thin))
-    assert macs(((7, 8), thin), ((7, 8), None)) - alone == (whole - alone) + (half - alone)
+    late, late_thin = CandidateFork((7, 8)), CandidateFork((7, 8), thin)
+    alone, whole, half = macs(), macs(late), macs(late_thin)
+    assert macs(late_thin, late) - alone == (whole - alone) + (half - alone)
     assert alone < half < whole
-    assert known.works([((7, 8), thin)]) == candidate_works(network, [(7, 8)], thin)
+    assert known.works([late_thin]) == candidate_works(network, [(7, 8)], thin)
+
+
+@pytest.mark.parametrize("thin", [None, Pruning(0.5, round_to=1)])
+def test_a_candidate_pays_for_the_head_that_it_has(thin: Pruning | None) -> None:
+    """As many weights less as the base's five classes have; everything else costs the same."""
+    network = backbone()
+    known = Candidates(network)
+
+    def works(classes: int | None) -> dict[str, Work]:
+        return {work.unit: work for work in known.works([CandidateFork((2,), thin, classes)])}
+
+    five, two, plain = works(5), works(2), works(None)
+    assert five == plain
+    features = network.model.get_submodule("head").in_features
+    assert plain["head"].weights - two["head"].weights == 3 * (features + 1)
+    assert plain["head"].macs - two["head"].macs == 3 * features
+    assert {unit: work for unit, work in two.items() if unit != "head"} == {
+        unit: work for unit, work in plain.items() if unit != "head"
+    }

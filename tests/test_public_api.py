@@ -37,7 +37,7 @@ PUBLIC = {
         "plan_times",
         "total",
     ],
-    "costs": ["Candidates", "Counted", "candidate_works", "count_costs", "task_costs"],
+    "costs": ["CandidateFork", "Candidates", "Counted", "candidate_works", "count_costs", "task_costs"],
     "fitting": [
         "Fit",
         "Score",
@@ -63,7 +63,7 @@ PUBLIC = {
     "report": ["gather", "make_document", "matched", "page", "write_page"],
     "report_points": ["Predicted", "histogram", "measured_point", "predicted_points"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
-    "results": ["Result", "Timing", "check_comparable", "of_target", "read_results", "schema"],
+    "results": ["Result", "Timing", "check_comparable", "of_classes", "of_target", "read_results", "schema"],
     "runtime": ["Bundle", "engine_files", "load_engine", "softmax"],
     "stats": [
         "Interval",
@@ -84,6 +84,7 @@ PUBLIC = {
         "base_task",
         "candidate_task",
         "check_names",
+        "own_classes",
         "owners",
         "standalone",
         "task_from_checkpoint",
@@ -95,6 +96,7 @@ PUBLIC = {
         "candidates",
         "check_profiles",
         "check_same",
+        "classes_of",
         "draw_tradeoff",
         "head_alone",
         "in_words",

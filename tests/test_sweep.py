@@ -92,6 +92,21 @@ def test_pruned_forks_are_measured_beside_whole_ones_and_never_twice(place: Path
     assert measured.prune == Pruning(0.5, round_to=1)
 
 
+def test_heads_of_other_classes_are_candidates_of_their_own(place: Path, tmp_path: Path) -> None:
+    """The base has 5 classes: to ask for these is to ask for nothing new."""
+    run = tmp_path / "run"
+    for asked in ((), ("--classes", "5"), ("--classes", "40"), ("--classes", "40")):
+        ran = swept(place, run, "--layers", "3-4", "--keep", *asked)
+        assert ran.status == 0, ran.err
+    found = read_results(run)
+    assert [each.classes for each in found] == [5, 40]
+    (task,) = open_bundle(run / "bundles" / "3-4_x1_of_40_classes").manifest.tasks[1:]
+    assert task.classes == 40
+    assert (
+        found[1].graph.engine_bytes - found[0].graph.engine_bytes >= 35 * 9 * 4
+    )  # of 8 features and the bias
+
+
 def test_a_fork_that_cannot_be_pruned_is_told_and_the_others_are_kept(place: Path, tmp_path: Path) -> None:
     ran = swept(place, tmp_path / "run", "--layers", "4", "--prune", "0.05", "--prune", "0.5",
                 "--prune-round-to", "1")  # fmt: skip

@@ -131,6 +131,23 @@ def test_a_run_is_of_the_profiles_network_on_one_target(tmp_path: Path) -> None:
         join(PROFILE, [anchor(timed(0.1, layers=(1, 2)))])
 
 
+def test_latencies_are_of_the_heads_that_come_nearest_to_the_profiles(files: Path, tmp_path: Path) -> None:
+    """The profile is of 10 classes."""
+    ran = pareto(files, "--max-added", "15%")
+    assert "classes" not in ran.err
+    path = tmp_path / "two.jsonl"
+    for each in (timed(0.3, layers=(4,), classes=1000), timed(0.2, layers=(4,), classes=100)):
+        append_result(path, each)
+    assert [each.added.value for each in latencies(path, PROFILE)] == [pytest.approx(0.2)]
+    ran = cli("pareto", "--accuracy", files / "profile.json", "--latency", path)
+    assert ran.status == 0
+    assert "timed with heads of 100 classes, the profile has 10: measure with --classes 10" in ran.err
+    append_result(path, timed(0.1, layers=(4,), classes=10))
+    ran = cli("pareto", "--accuracy", files / "profile.json", "--latency", path)
+    assert "added latency 10.0%" in ran.out
+    assert "timed with heads" not in ran.err
+
+
 def test_bad_input_is_one_line(files: Path) -> None:
     line = json.loads((files / "results.jsonl").read_text().splitlines()[0])
     (files / "nan.jsonl").write_text(

@@ -12,6 +12,7 @@ import click
 from ..errors import InputError
 from .common import (
     bar,
+    classes_option,
     json_option,
     messages,
     network_options,
@@ -52,6 +53,7 @@ calibration_options = options(
 @click.option(
     "--tasks", default="1", show_default=True, metavar="K,...", help="So many tasks on each, as in 1,2,8."
 )
+@classes_option
 @prune_candidates_options
 @click.option(
     "--measurements",
@@ -71,8 +73,8 @@ calibration_options = options(
 )
 @json_option
 def calibrate(
-    target: str, span: str | None, forks: tuple[str, ...], tasks: str, measurements: int, hot: bool, out: Path,
-    as_json: bool, name: str, seconds: float | None, precision: float | None, **network: Any,
+    target: str, span: str | None, forks: tuple[str, ...], tasks: str, classes: int | None, measurements: int,
+    hot: bool, out: Path, as_json: bool, name: str, seconds: float | None, precision: float | None, **network: Any,
 ) -> None:  # fmt: skip
     """Measure the few forks that tell most about all others, for cost, pareto and optimize to predict these.
 
@@ -92,7 +94,7 @@ def calibrate(
     how, recipe = SweepOptions(protocol=read_protocol(name, seconds, precision), hot=hot), load_target(target)
     prunings = read_prunings(network)
     backbone = read_backbone(**network)
-    chosen = _candidates(backbone, span, forks, tasks, (None, *prunings))
+    chosen = _candidates(backbone, span, forks, tasks, (None, *prunings), classes)
     messages.print(
         f"{min(measurements, len(chosen))} of {len(chosen)} candidates on {target}, to {run_of(out)}"
     )
@@ -109,14 +111,15 @@ def calibrate(
 
 
 def _candidates(
-    backbone: Backbone, span: str | None, forks: tuple[str, ...], tasks: str, prunings: tuple[Any, ...]
-) -> tuple[Candidate, ...]:
+    backbone: Backbone, span: str | None, forks: tuple[str, ...], tasks: str, prunings: tuple[Any, ...],
+    classes: int | None,
+) -> tuple[Candidate, ...]:  # fmt: skip
     """What is to be predicted, and may be measured."""
     from ..sweep import candidates
 
     blocks, lists = len(backbone.blocks), [read_layers(each, backbone) for each in forks]
     lengths = read_span(span, blocks)
-    return candidates(blocks, lengths, lists, read_counts(tasks), prunings)
+    return candidates(blocks, lengths, lists, read_counts(tasks), prunings, classes)
 
 
 COMMANDS = (calibrate,)

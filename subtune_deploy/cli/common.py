@@ -92,6 +92,14 @@ network_options = options(
 )
 """Which backbone."""
 
+classes_option = click.option(
+    "--classes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of each candidate task; default: as many as the base has.",
+)
+"""A head of fewer classes is cheaper."""
+
 build_options = options(
     click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Pictures per call."),
     click.option(

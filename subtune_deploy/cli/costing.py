@@ -14,6 +14,7 @@ from ..spec import format_layers
 from ..stats import NORMAL
 from .calibrating import calibration_options
 from .common import (
+    classes_option,
     json_option,
     messages,
     network_options,
@@ -61,6 +62,7 @@ fit_options = options(
 @click.option(
     "--tasks", type=click.IntRange(1, 256), default=1, show_default=True, help="So many on --layers."
 )
+@classes_option
 @prune_candidate_options
 @click.option(
     "--target",
@@ -73,6 +75,7 @@ fit_options = options(
 def cost(
     layers: str,
     tasks: int,
+    classes: int | None,
     target: str | None,
     run: Path | None,
     measurements: int,
@@ -93,7 +96,7 @@ def cost(
     prune = read_pruning(network)
     backbone = read_backbone(**network)
     fork, costing = read_layers(layers, backbone), Costing(backbone)
-    works, base = costing.works([fork] * tasks, prune), costing.base
+    works, base = costing.works([fork] * tasks, prune, classes), costing.base
     predicted: Predictions = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
     found: dict[str, Any] = {
         "model": backbone.name,
@@ -109,7 +112,7 @@ def cost(
         predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(model.predict(works))
         found |= told
     if calibration:
-        predictor, fitted = read_calibration(calibration, backbone, across=across)
+        predictor, fitted = read_calibration(calibration, backbone, across=across, classes=classes)
         name = f"calibrated, {fitted.target.name}"
         predicted[name] = dataclasses.asdict(predictor.predict([fork] * tasks, prune))
         found |= {"base_seconds": fitted.base_seconds, "fitted": list(map(str, fitted.anchors))}

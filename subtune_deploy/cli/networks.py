@@ -14,6 +14,7 @@ from ..errors import LayersError, TaskError, did_you_mean
 from ..spec import BASE, Pruning, format_layers
 from .common import (
     build_options,
+    classes_option,
     json_option,
     messages,
     network_options,
@@ -88,6 +89,7 @@ def _times(shape: Sequence[int]) -> str:
     show_default=True,
     help="Batch-norm statistics that moved in blocks that were not tuned: take the base's, or fork them too.",
 )
+@classes_option
 @prune_candidate_options
 @build_options
 @click.option(
@@ -102,6 +104,7 @@ def export(
     layers: str | None,
     files: tuple[str, ...],
     count: int | None,
+    classes: int | None,
     siamese: tuple[str, ...],
     drift: Any,
     batch: str,
@@ -130,19 +133,24 @@ def export(
         raise TaskError(
             "--task and --prune were both given", "what a task pruned is found from its checkpoint"
         )
+    if checkpoints and classes:
+        raise TaskError(
+            "--task and --classes were both given", "a checkpoint has as many classes as its head"
+        )
     backbone = read_backbone(**network)
     fork = None if layers is None else read_layers(layers, backbone)
     if checkpoints:
         tasks = _from_checkpoints(backbone, checkpoints, fork, drift, siamese)
     else:
-        tasks = _candidates(backbone, fork or (), count or 1, siamese, prune)
-    out = out or Path("engines", _folder_name(backbone.name, fork, checkpoints, count or 1, prune))
+        tasks = _candidates(backbone, fork or (), count or 1, siamese, prune, classes)
+    out = out or Path("engines", _folder_name(backbone.name, fork, checkpoints, count or 1, prune, classes))
     _report(build(backbone, tasks, out, options, pictures=pictures, say=messages.print))
 
 
 def _candidates(
-    backbone: Backbone, fork: tuple[int, ...], count: int, siamese: Collection[str], prune: Pruning | None
-) -> list[Task]:
+    backbone: Backbone, fork: tuple[int, ...], count: int, siamese: Collection[str], prune: Pruning | None,
+    classes: int | None,
+) -> list[Task]:  # fmt: skip
     from ..tasks import candidate_task
 
     names = [f"task{number}" for number in range(1, count + 1)]
@@ -152,7 +160,7 @@ def _candidates(
         f"{'tasks' if count > 1 else 'task'} {', '.join(names)} got random weights that differ from the base's"
     )
     return [
-        candidate_task(backbone, name, fork, seed=seed, siamese=name in siamese, prune=prune)
+        candidate_task(backbone, name, fork, seed=seed, classes=classes, siamese=name in siamese, prune=prune)
         for seed, name in enumerate(names, start=1)
     ]
 
@@ -203,13 +211,19 @@ def _folder_name(
     files: Collection[str],
     count: int,
     prune: Pruning | None,
+    classes: int | None,
 ) -> str:
     """`resnet50_13-14`, `resnet50_13-14_x8` for eight candidates, `resnet50_13-14_pruned_0.5_local_l1`,
-    `mine_make_birds_signs` for checkpoints."""
+    `resnet50_13-14_10_classes`, `mine_make_birds_signs` for checkpoints."""
     plain = re.sub(r"\W+", "_", Path(model.removeprefix("timm:")).name.replace(".py:", ":"))
     if files:
         return f"{plain}_{'_'.join(files)}"
-    return f"{plain}_{_told(fork or (), prune).replace(' ', '_')}{f'_x{count}' if count > 1 else ''}"
+    parts = (
+        _told(fork or (), prune),
+        f"{classes} classes" if classes else "",
+        f"x{count}" if count > 1 else "",
+    )
+    return "_".join([plain, *filter(None, parts)]).replace(" ", "_")
 
 
 def _report(bundle: Bundle) -> None:

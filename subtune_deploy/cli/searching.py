@@ -133,7 +133,11 @@ def greedy(
         )
     study, source = read_study(others, folds)
     name, blocks = study.backbone.name, len(study.backbone.blocks)
-    latencies = None if latency is None else added_latencies(latency, name, blocks, target)
+    latencies = (
+        None
+        if latency is None
+        else added_latencies(latency, name, blocks, target, len(study.data.train.classes))
+    )
     with running("greedy", trainings) as (executor, tick):
         found = choose(
             study, eps=eps, budget=budget_for(study, max_parameters, limit, latencies), examples=examples,

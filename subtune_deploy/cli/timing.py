@@ -16,6 +16,7 @@ from ..errors import InputError, SubtuneError
 from .common import (
     bar,
     build_options,
+    classes_option,
     compiled,
     json_option,
     messages,
@@ -186,6 +187,7 @@ def _compare(first: Path, second: Path, *, across: bool, as_json: bool) -> None:
     metavar="K,...",
     help="So many tasks on each fork, as in 1,2,8.",
 )
+@classes_option
 @prune_candidates_options
 @build_options
 @protocol_options
@@ -198,6 +200,7 @@ def sweep(
     span: str | None,
     forks: tuple[str, ...],
     tasks: str,
+    classes: int | None,
     batch: str,
     merge: Any,
     lowering: Any,
@@ -235,6 +238,7 @@ def sweep(
         lists,
         counts,
         prunings,
+        classes,
     )
     messages.print(f"{len(chosen)} candidates on {', '.join(targets)}, to {run}")
     start, fresh = time.monotonic(), list[float]()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
@@ -70,6 +70,7 @@ def choose(
     """
     from ..calibrating import read_calibration
     from ..joint import Option, choose_apart, choose_together
+    from ..tradeoff import classes_of
     from ..tuning.documents import read_profile
 
     limit, weights = parse_percent("--max-added", max_added) or 0.0, _numbers(weight)
@@ -91,7 +92,8 @@ def choose(
         told = {"fitted": [str(each) for each in kept.anchors]}
         priced = _calibrated(kept.target.name, predictor.model, predictor.costing, others, told)
     options = {
-        name: [Option(fork, each.value) for fork, each in mine.items()] for name, mine in accuracies.items()
+        name: [Option(_Tuned(fork, classes_of(profiles[name])), each.value) for fork, each in mine.items()]
+        for name, mine in accuracies.items()
     }
     found = choose_together(options, priced.price, max_added=limit, weights=weights, floor=priced.floor)
     apart = choose_apart(options, priced.price, limit, weights)
@@ -103,6 +105,16 @@ def choose(
         _print(found, apart, accuracies, priced, limit)
 
 
+class _Tuned(NamedTuple):
+    """What a task deploys: a fork, and a head of so many classes."""
+
+    fork: Fork
+    classes: int | None
+
+    def __str__(self) -> str:
+        return str(self.fork)
+
+
 @dataclass(frozen=True)
 class _Priced:
     """Latencies by the model `name`; `told`: how far it is off, if that is known, `deviation` for one set of forks."""
@@ -110,7 +122,7 @@ class _Priced:
     name: str
     price: Price
     floor: Floor
-    deviation: Callable[[Sequence[Fork]], float] | None = None
+    deviation: Callable[[Sequence[Any]], float] | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -157,7 +169,9 @@ def _calibrated(
 
 
 def _works(costing: Costing, forks: Sequence[Any]) -> Works:
-    return costing.together([(fork.layers, fork.prune) for fork in forks])
+    from ..costs import CandidateFork
+
+    return costing.together([CandidateFork(fork.layers, fork.prune, classes) for fork, classes in forks])
 
 
 def _from_datasheet(name: str, costing: Costing) -> _Priced:
@@ -176,7 +190,7 @@ def _from_datasheet(name: str, costing: Costing) -> _Priced:
 def _document(
     found: Together, apart: Choice | None, accuracies: Accuracies, priced: _Priced
 ) -> dict[str, Any]:
-    deviation = {"deviation": priced.deviation(_forks(found.best))} if priced.deviation else {}
+    deviation = {"deviation": priced.deviation(found.best.forks)} if priced.deviation else {}
     return {
         "price": priced.name,
         "best": _plain(found.best, accuracies) | deviation,
@@ -190,7 +204,7 @@ def _document(
 
 
 def _forks(choice: Choice) -> tuple[Fork, ...]:
-    return cast("tuple[Fork, ...]", choice.forks)
+    return tuple(each.fork for each in cast("tuple[_Tuned, ...]", choice.forks))
 
 
 def _plain(choice: Choice, accuracies: Accuracies) -> dict[str, Any]:
@@ -209,7 +223,7 @@ def _print(
         ("task", "fork", "accuracy"),
         ((name, fork, in_words(accuracies[name][fork])) for name, fork in forks),
     )
-    doubt = f" ± {196 * priced.deviation(_forks(best)):.1f} %" if priced.deviation else ""
+    doubt = f" ± {196 * priced.deviation(best.forks):.1f} %" if priced.deviation else ""
     sure = "by this model none is better"
     sure = sure if found.exact else f"not exact: by this model none is better than {found.bound:.1%}"
     click.echo(f"together: mean accuracy {best.accuracy:.1%}, added latency {best.added:.1%}{doubt} ({sure})")
@@ -228,7 +242,7 @@ def _print(
 def _apart(choice: Choice | None, accuracies: Accuracies) -> str:
     if choice is None:
         return "one of the tasks can have no fork"
-    named = ", ".join(f"{name} {fork}" for name, fork in zip(accuracies, choice.forks, strict=True))
+    named = ", ".join(f"{name} {fork}" for name, fork in zip(accuracies, _forks(choice), strict=True))
     return f"{named}; mean accuracy {choice.accuracy:.1%}, added latency {choice.added:.1%}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import InputError
-from ..results import Result, check_comparable, of_target, read_results
+from ..results import Result, check_comparable, of_classes, of_target, read_results
 from ..spec import format_layers
 from .documents import Cost
 
@@ -79,15 +79,19 @@ class Budget:
         return " and ".join(filter(None, parts)) or "any budget"
 
 
-def added_latencies(path: Path, model: str, blocks: int, target: str | None = None) -> dict[Layers, float]:
+def added_latencies(
+    path: Path, model: str, blocks: int, target: str | None = None, classes: int | None = None
+) -> dict[Layers, float]:
     """Added latency of one task by its fork, not pruned, from the results of a sweep of `model` on one target.
+
+    `classes`: of the task; where they were timed with several numbers, with the nearest.
 
     Raises InputError where they are of another model or of several targets, do not belong together, or lack one
     of the single `blocks`, without which nothing is known of a longer fork.
     """
     results = [each for each in read_results(path) if each.tasks == 1 and each.prune is None]
     _check_model(path, results, model)
-    chosen = of_target(path, results, target)
+    chosen = of_classes(of_target(path, results, target), classes)
     check_comparable(chosen)
     found = {frozenset(each.layers): each.added for each in chosen}
     if missing := [layer for layer in range(1, blocks + 1) if frozenset({layer}) not in found]:
