@@ -6,6 +6,7 @@ choice.chosen.fork, choice.confirmed               # "13-14", and what had to be
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,16 @@ from .tuning.documents import Profile
 
 @dataclass(frozen=True)
 class Choice:
-    """`lacking`: forks of the profile without a latency. `confirmed`: what had to be measured first, in order."""
+    """`lacking`: forks of the profile without a latency. `confirmed`: what had to be measured first, in order.
+
+    `left`: the fork that was to be measured next when no more was allowed; None where nothing can change the choice.
+    """
 
     points: tuple[Point, ...]
     chosen: Point
     lacking: tuple[str, ...]
     confirmed: tuple[Anchor, ...] = ()
+    left: str | None = None
 
 
 Measure = Callable[[tuple[int, ...], Pruning | None], tuple[Anchor, Predict]]
@@ -38,8 +43,10 @@ def decide(
     *,
     max_added: float | None = None,
     min_accuracy: float | None = None,
+    most: int = sys.maxsize,
 ) -> Choice:
-    """As `pareto.choose` chooses. With `measure`, predicted forks that could change the choice are measured first.
+    """As `pareto.choose` chooses. With `measure`, predicted forks that could change the choice are measured first, as
+    many as `most`.
 
     Raises what `choose`, `join` and `measure` do.
     """
@@ -48,6 +55,8 @@ def decide(
     known, confirmed = list(measured), list[Anchor]()
     points, lacking = join(profile, known, predict)
     while measure is not None and (point := undecided(points, **limits)) is not None:
+        if len(confirmed) >= most:
+            return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed), point.fork)
         found, predict = measure(*rows[point.fork])
         known.append(found)
         confirmed.append(found)

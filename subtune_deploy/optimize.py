@@ -48,6 +48,8 @@ from .tuning.train import tune
 
 TRAINING = 0.6
 """Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
+ALWAYS = 10
+"""Forks that may be timed however few there are."""
 BATCH = 6
 """Longer forks that are trained together."""
 
@@ -103,7 +105,8 @@ def optimize(
     chosen = candidates(blocks, effort.span, (), (goal.tasks,), (None, *effort.prunings), classes)
     growing = _calibrated(study.backbone, chosen, target, out, goal, effort, journal)
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
-    choice = _chosen(found, growing, goal, journal)
+    most = max(ALWAYS, int(effort.share * len(chosen))) - len(growing.found.anchors)
+    choice = _chosen(found, growing, goal, most, journal)
     task, accuracy = _tuned(study, _fork_of(found, choice), name, out, journal)
     bundle, result = _built(study.backbone, task, target, out, effort, journal)
     done = Optimized(
@@ -213,7 +216,7 @@ def _fork(candidate: Candidate) -> Fork:
     return Fork(candidate.layers, prune=candidate.prune)
 
 
-def _chosen(found: Profile, growing: Growing, goal: Goal, journal: _Journal) -> Choice:
+def _chosen(found: Profile, growing: Growing, goal: Goal, most: int, journal: _Journal) -> Choice:
     choice = decide(
         found,
         growing.known,
@@ -221,9 +224,11 @@ def _chosen(found: Profile, growing: Growing, goal: Goal, journal: _Journal) -> 
         growing,
         max_added=goal.max_added,
         min_accuracy=goal.min_accuracy,
+        most=most,
     )
     confirmed = ", ".join(map(str, choice.confirmed)) or "none"
-    journal("choice", f"measured because they could have changed the choice: {confirmed}")
+    left = f"; no more are allowed, although {choice.left} could change it too" if choice.left else ""
+    journal("choice", f"measured because they could have changed the choice: {confirmed}{left}")
     best = ", ".join(f"{p.fork} ({p.accuracy.value:.1%}, {p.added.value:+.1%})" for p in front(choice.points))
     journal("choice", f"not dominated in accuracy and added latency: {best}")
     point = choice.chosen

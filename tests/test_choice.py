@@ -85,3 +85,24 @@ def test_without_confirmation_nothing_is_measured_and_the_choice_says_so() -> No
     _, predicted, _ = decided([(0.5, 0.1, 1, 1), (0.7, 0.3, 1, 1)], False, {"min_accuracy": 0.6})
     assert predicted().chosen.predicted
     assert predicted().confirmed == ()
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3])
+def test_no_more_is_measured_than_is_allowed(most: int) -> None:
+    """Three forks, each of which might be the cheapest: two measurements settle it."""
+    rows = [row((n,), (0.9,)) for n in (1, 2, 3)]
+    true = {(1,): 0.5, (2,): 0.4, (3,): 0.6}
+
+    def predict(layers: tuple[int, ...], prune: object) -> Interval:
+        return Interval(0.5, 0.45 if layers == (3,) else 0.3, 0.7)
+
+    asked = list[tuple[int, ...]]()
+
+    def measure(layers: tuple[int, ...], prune: object) -> tuple[Anchor, Callable[..., Interval]]:
+        asked.append(layers)
+        return timed(layers, true[layers]), predict
+
+    choice = decide(profile(*rows), [], predict, measure, min_accuracy=0.5, most=most)
+    assert len(asked) == len(choice.confirmed) == min(most, 2)
+    assert choice.left == (None if most >= 2 else str(most + 1))
+    assert choice.chosen.fork == ("2" if most >= 2 else "1")
