@@ -129,8 +129,8 @@ def summary() -> str:
         "choice of one who trained and timed all 45 forks. Accuracy and added latency are those that this exhaustive "
         "search saw; the engine's own latency is that of the finished bundle.\n\n"
     ) + markdown(
-        ("engine", "asked", "of all forks", "`optimize`", "accuracy, of the best", "its engine adds", "timed", "trained",
-         "minutes"), rows,
+        ("engine", "asked", "of all forks", "`optimize`", "of the best accuracy", "its engine adds", "timed",
+         "trained", "minutes"), rows,
     )  # fmt: skip
 
 

@@ -39,8 +39,7 @@ class Effort:
     """How far the search goes: `minutes` in all, over forks of `span` consecutive blocks, whole and by `prunings`.
 
     `measurements`: forks that are timed to predict all others, each for `seconds`; few, since what could change the
-    choice is timed besides, until `share` of all forks was (ten, where
-    that is less). `examples`: how many pictures candidates are trained on,
+    choice is timed besides. `examples`: how many pictures candidates are trained on,
     None for all.
     """
 
@@ -49,7 +48,6 @@ class Effort:
     prunings: tuple[Pruning, ...] = ()
     measurements: int = 4
     seconds: float = 8.0
-    share: float = 0.25
     examples: int | None = None
 
 

@@ -48,8 +48,8 @@ from .tuning.train import tune
 
 TRAINING = 0.6
 """Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
-ALWAYS = 10
-"""Forks that may be timed however few there are."""
+SHARE, ALWAYS = 0.25, 10
+"""Of all forks, what is timed at most before one is chosen; ten may be however few there are."""
 BATCH = 6
 """Longer forks that are trained together."""
 
@@ -105,7 +105,7 @@ def optimize(
     chosen = candidates(blocks, effort.span, (), (goal.tasks,), (None, *effort.prunings), classes)
     growing = _calibrated(study.backbone, chosen, target, out, goal, effort, journal)
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
-    most = max(ALWAYS, int(effort.share * len(chosen))) - len(growing.found.anchors)
+    most = max(ALWAYS, int(SHARE * len(chosen))) - len(growing.found.anchors)
     choice = _chosen(found, growing, goal, most, journal)
     task, accuracy = _tuned(study, _fork_of(found, choice), name, out, journal)
     bundle, result = _built(study.backbone, task, target, out, effort, journal)
