@@ -39,8 +39,7 @@ class Effort:
     """How far the search goes: `minutes` in all, over forks of `span` consecutive blocks, whole and by `prunings`.
 
     `measurements`: forks that are timed to predict all others, each for `seconds`; few, since what could change the
-    choice is timed besides. `examples`: how many pictures candidates are trained on,
-    None for all.
+    choice is timed besides. `examples`: how many pictures candidates are trained on, None for all.
     """
 
     minutes: float = 10.0

@@ -1,0 +1,175 @@
+"""Forks for five tasks on one budget, chosen by a model of ten measurements: what do their graphs really take?
+
+    python benchmarks/together_digits.py [--scratch FOLDER]
+
+Five tasks of benchmarks/results/digits_study share EfficientNet-Lite0 at 64 pixels: MNIST, scikit-learn's digits, and
+MNIST damaged in three ways, 500 pictures each, single blocks with three seeds. On ONNX Runtime and OpenVINO ten graphs
+of one, two or four tasks are measured, and the forks chosen that are best together by the model within each budget;
+beside them what each task takes for an equal part of the budget. Each chosen graph is then built, checked and timed.
+benchmarks/results/together_digits.json holds forks, predictions and measured intervals; together_digits.md the table.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import click
+
+from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.backends.base import Target
+from subtune_deploy.build import build
+from subtune_deploy.calibrating import calibrate
+from subtune_deploy.compiling import compile_bundle
+from subtune_deploy.costs import CandidateFork
+from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.documents import read_document
+from subtune_deploy.joint import Choice, Option, choose_apart, choose_together
+from subtune_deploy.measure import Protocol
+from subtune_deploy.models import load_model
+from subtune_deploy.predictor import Predictor
+from subtune_deploy.result_tables import markdown
+from subtune_deploy.results import Result
+from subtune_deploy.spec import format_layers
+from subtune_deploy.stats import NORMAL
+from subtune_deploy.sweep import SweepOptions, candidates
+from subtune_deploy.targets import load_target
+from subtune_deploy.tasks import candidate_task
+from subtune_deploy.timing import time_bundle
+from subtune_deploy.tradeoff import candidates as forks_of
+from subtune_deploy.tuning.documents import Profile
+
+RESULTS = Path(__file__).parent / "results"
+STUDY, RAW, SUMMARY = RESULTS / "digits_study", RESULTS / "together_digits.json", RESULTS / "together_digits.md"
+TASKS = {
+    "mnist": "digits_500",
+    "sklearn": "sklearn-digits_500",
+    "noise": "digits_gaussian_noise-5_500",
+    "fog": "digits_fog-5_500",
+    "blur": "digits_zoom_blur-5_500",
+}
+SIZE, CLASSES, MEASURED = (3, 64, 64), 10, 10
+TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
+BUDGETS = (0.5, 0.75, 1.0, 1.5)
+PROTOCOL = Protocol(seconds=4)
+
+Forks = tuple[CandidateFork, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of forks: chosen `together` or apart; added latency with the half of its 95 % interval."""
+
+    engine: str
+    budget: float
+    together: bool
+    forks: tuple[str, ...]
+    accuracy: float
+    predicted: float
+    doubt: float
+    measured: float
+    low: float
+    high: float
+
+
+@click.command()
+@click.option("--scratch", type=click.Path(path_type=Path), default="runs/together", show_default=True)
+@click.option("--tables", is_flag=True, help="Measure nothing.")
+def main(scratch: Path, tables: bool) -> None:
+    """Calibrate, choose, measure, write."""
+    if not tables:
+        scratch.mkdir(parents=True, exist_ok=True)
+        base = _base_checkpoint(scratch / "base.safetensors")
+        backbone = trace(load_model(MODEL, str(base), SIZE))
+        found = [row for name in TARGETS for row in chosen(backbone, load_target(name), scratch)]
+        RAW.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    rows = [Row(**{**each, "forks": tuple(each["forks"])}) for each in json.loads(RAW.read_text())]
+    SUMMARY.write_text(summary(rows))
+    click.echo(SUMMARY.read_text())
+
+
+def chosen(backbone: Backbone, target: Target, scratch: Path) -> list[Row]:
+    """For each budget, what is best together, and what each task takes apart; measured."""
+    every = candidates(len(backbone.blocks), (1, 2), tasks=(1, 2, 4), classes=CLASSES)
+    options = SweepOptions(protocol=PROTOCOL)
+    found = calibrate(backbone, every, target, scratch / f"{target.name}.run", options, count=MEASURED)
+    predictor = Predictor.of(backbone, found)
+    tasks = {name: _options(read_document(Profile, STUDY / f"{each}.json")) for name, each in TASKS.items()}
+    rows = []
+    for budget in BUDGETS:
+        best = choose_together(tasks, _price(predictor), max_added=budget, floor=_floor(predictor)).best
+        apart = choose_apart(tasks, _price(predictor), budget)
+        for choice in filter(None, (best, apart)):
+            rows.append(measured(predictor, target, budget, choice, choice is best))
+            click.echo(f"{target.name}, {budget:.0%}: {rows[-1]}", err=True)
+    return rows
+
+
+def _options(profile: Profile) -> list[Option]:
+    found, _ = forks_of(profile)
+    return [Option(CandidateFork(fork.layers, fork.prune, CLASSES), each.value) for fork, each in found.items()]
+
+
+def _price(predictor: Predictor):  # type: ignore[no-untyped-def]
+    return lambda forks: predictor.model.predict(predictor.costing.together(forks)).added
+
+
+def _floor(predictor: Predictor):  # type: ignore[no-untyped-def]
+    costing = predictor.costing
+    return lambda fork: predictor.model.least_added(costing.base, costing.together((fork,)), len(TASKS) - 1)
+
+
+def measured(predictor: Predictor, target: Target, budget: float, choice: Choice, together: bool) -> Row:
+    """The graph of a choice, as it would be deployed but for its weights."""
+    forks = cast("Forks", choice.forks)
+    predicted = predictor.model.predict(predictor.costing.together(forks))
+    result = _timed(predictor.costing.backbone, forks, target)
+    return Row(
+        target.name, budget, together, tuple(format_layers(each.layers) or "none" for each in forks), choice.accuracy,
+        predicted.added, NORMAL * predicted.deviation, result.added, result.ratio.low - 1, result.ratio.high - 1,
+    )  # fmt: skip
+
+
+def _timed(backbone: Backbone, forks: Sequence[CandidateFork], target: Target) -> Result:
+    tasks = [
+        candidate_task(backbone, name, fork.layers, seed=seed, classes=CLASSES)
+        for seed, (name, fork) in enumerate(zip(TASKS, forks, strict=True), start=1)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = build(backbone, tasks, Path(folder) / "bundle", sources=False)
+        return time_bundle(compile_bundle(bundle, target), target.name, PROTOCOL)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Markdown: the command, a row for each budget and engine."""
+    missed = sum(abs(row.measured - row.predicted) / (1 + row.measured) for row in rows) / len(rows)
+    within = sum(abs(row.measured - row.predicted) <= row.doubt for row in rows)
+    return (
+        f"`python benchmarks/together_digits.py`: EfficientNet-Lite0, {SIZE[-1]} pixels, five tasks of {CLASSES} "
+        f"classes; accuracies of benchmarks/results/digits_study, single blocks. {MEASURED} graphs of one, two or four "
+        f"tasks were measured on each engine, none of five. Predicted latencies are {missed:.1%} off on average, "
+        f"{within} of {len(rows)} within their interval.\n\n"
+    ) + markdown(
+        ("engine", "budget", "chosen", f"forks of {', '.join(TASKS)}", "mean accuracy", "predicted", "measured"),
+        map(_cells, rows),
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        TARGETS[row.engine],
+        f"{row.budget:.0%}",
+        "together" if row.together else "apart",
+        ", ".join(row.forks),
+        f"{row.accuracy:.2%}",
+        f"{row.predicted:+.1%} ± {row.doubt:.1%}",
+        f"{row.measured:+.1%} ({row.low:+.1%} to {row.high:+.1%})",
+    ]
+
+
+if __name__ == "__main__":
+    main()
