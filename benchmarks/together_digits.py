@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -28,23 +28,29 @@ from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.costs import CandidateFork
 from subtune_deploy.demo import MODEL, _base_checkpoint
 from subtune_deploy.documents import read_document
+from subtune_deploy.environment import describe
+from subtune_deploy.fitting import score
 from subtune_deploy.joint import Choice, Option, choose_apart, choose_together
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Predictor
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.results import Result
-from subtune_deploy.spec import format_layers
 from subtune_deploy.stats import NORMAL
 from subtune_deploy.sweep import SweepOptions, candidates
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task
 from subtune_deploy.timing import time_bundle
 from subtune_deploy.tradeoff import candidates as forks_of
+from subtune_deploy.tradeoff import check_profiles
 from subtune_deploy.tuning.documents import Profile
 
 RESULTS = Path(__file__).parent / "results"
-STUDY, RAW, SUMMARY = RESULTS / "digits_study", RESULTS / "together_digits.json", RESULTS / "together_digits.md"
+STUDY, RAW, SUMMARY = (
+    RESULTS / "digits_study",
+    RESULTS / "together_digits.json",
+    RESULTS / "together_digits.md",
+)
 TASKS = {
     "mnist": "digits_500",
     "sklearn": "sklearn-digits_500",
@@ -86,9 +92,11 @@ def main(scratch: Path, tables: bool) -> None:
         base = _base_checkpoint(scratch / "base.safetensors")
         backbone = trace(load_model(MODEL, str(base), SIZE))
         found = [row for name in TARGETS for row in chosen(backbone, load_target(name), scratch)]
-        RAW.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
-    rows = [Row(**{**each, "forks": tuple(each["forks"])}) for each in json.loads(RAW.read_text())]
-    SUMMARY.write_text(summary(rows))
+        document = {"host": describe(), "seconds": PROTOCOL.seconds, "rows": list(map(asdict, found))}
+        RAW.write_text(json.dumps(document, indent=1) + "\n")
+    document = json.loads(RAW.read_text())
+    rows = [Row(**{**each, "forks": tuple(each["forks"])}) for each in document["rows"]]
+    SUMMARY.write_text(summary(rows, document["host"]))
     click.echo(SUMMARY.read_text())
 
 
@@ -98,63 +106,87 @@ def chosen(backbone: Backbone, target: Target, scratch: Path) -> list[Row]:
     options = SweepOptions(protocol=PROTOCOL)
     found = calibrate(backbone, every, target, scratch / f"{target.name}.run", options, count=MEASURED)
     predictor = Predictor.of(backbone, found)
-    tasks = {name: _options(read_document(Profile, STUDY / f"{each}.json")) for name, each in TASKS.items()}
-    rows = []
+    profiles = {name: read_document(Profile, STUDY / f"{each}.json") for name, each in TASKS.items()}
+    check_profiles(profiles, backbone.name, backbone.input.shape, [each.name for each in backbone.blocks])
+    tasks = {name: _options(each) for name, each in profiles.items()}
+    timed, rows = _Timed(backbone, target), []
     for budget in BUDGETS:
-        best = choose_together(tasks, _price(predictor), max_added=budget, floor=_floor(predictor)).best
-        apart = choose_apart(tasks, _price(predictor), budget)
+        best = choose_together(
+            tasks,
+            lambda forks: predictor.together(forks).added,
+            max_added=budget,
+            floor=lambda fork: predictor.least_added(fork, len(TASKS) - 1),
+        ).best
+        apart = choose_apart(tasks, lambda forks: predictor.together(forks).added, budget)
         for choice in filter(None, (best, apart)):
-            rows.append(measured(predictor, target, budget, choice, choice is best))
+            rows.append(_row(predictor, timed, budget, choice, choice is best))
             click.echo(f"{target.name}, {budget:.0%}: {rows[-1]}", err=True)
     return rows
 
 
 def _options(profile: Profile) -> list[Option]:
     found, _ = forks_of(profile)
-    return [Option(CandidateFork(fork.layers, fork.prune, CLASSES), each.value) for fork, each in found.items()]
+    return [
+        Option(CandidateFork(fork.layers, fork.prune, CLASSES), each.value) for fork, each in found.items()
+    ]
 
 
-def _price(predictor: Predictor):  # type: ignore[no-untyped-def]
-    return lambda forks: predictor.model.predict(predictor.costing.together(forks)).added
+class _Timed:
+    """Graphs of chosen forks, as they would be deployed but for their weights; each is timed once."""
+
+    def __init__(self, backbone: Backbone, target: Target) -> None:
+        self.backbone, self.target = backbone, target
+        self.known: dict[Forks, Result] = {}
+
+    def __call__(self, forks: Forks) -> Result:
+        if forks not in self.known:
+            self.known[forks] = self._time(forks)
+        return self.known[forks]
+
+    def _time(self, forks: Forks) -> Result:
+        tasks = [
+            candidate_task(
+                self.backbone, name, fork.layers, seed=seed, classes=fork.classes, prune=fork.prune
+            )
+            for seed, (name, fork) in enumerate(zip(TASKS, forks, strict=True), start=1)
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = build(self.backbone, tasks, Path(folder) / "bundle", sources=False)
+            return time_bundle(compile_bundle(bundle, self.target), self.target.name, PROTOCOL)
 
 
-def _floor(predictor: Predictor):  # type: ignore[no-untyped-def]
-    costing = predictor.costing
-    return lambda fork: predictor.model.least_added(costing.base, costing.together((fork,)), len(TASKS) - 1)
-
-
-def measured(predictor: Predictor, target: Target, budget: float, choice: Choice, together: bool) -> Row:
-    """The graph of a choice, as it would be deployed but for its weights."""
+def _row(predictor: Predictor, timed: _Timed, budget: float, choice: Choice, together: bool) -> Row:
     forks = cast("Forks", choice.forks)
-    predicted = predictor.model.predict(predictor.costing.together(forks))
-    result = _timed(predictor.costing.backbone, forks, target)
+    predicted, result = predictor.together(forks), timed(forks)
     return Row(
-        target.name, budget, together, tuple(format_layers(each.layers) or "none" for each in forks), choice.accuracy,
-        predicted.added, NORMAL * predicted.deviation, result.added, result.ratio.low - 1, result.ratio.high - 1,
+        timed.target.name, budget, together, tuple(map(str, forks)), choice.accuracy, predicted.added,
+        NORMAL * predicted.deviation, result.added, result.ratio.low - 1, result.ratio.high - 1,
     )  # fmt: skip
 
 
-def _timed(backbone: Backbone, forks: Sequence[CandidateFork], target: Target) -> Result:
-    tasks = [
-        candidate_task(backbone, name, fork.layers, seed=seed, classes=CLASSES)
-        for seed, (name, fork) in enumerate(zip(TASKS, forks, strict=True), start=1)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = build(backbone, tasks, Path(folder) / "bundle", sources=False)
-        return time_bundle(compile_bundle(bundle, target), target.name, PROTOCOL)
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """Markdown: the command, a row for each budget and engine."""
-    missed = sum(abs(row.measured - row.predicted) / (1 + row.measured) for row in rows) / len(rows)
-    within = sum(abs(row.measured - row.predicted) <= row.doubt for row in rows)
+def summary(rows: Sequence[Row], host: Mapping[str, Any]) -> str:
+    """Markdown: the command, the host, a row for each budget and engine."""
+    graphs = list({(row.engine, row.forks): row for row in rows}.values())
+    found = score([1 + row.predicted for row in graphs], [1 + row.measured for row in graphs])
+    within = sum(abs(row.measured - row.predicted) <= row.doubt for row in graphs)
     return (
         f"`python benchmarks/together_digits.py`: EfficientNet-Lite0, {SIZE[-1]} pixels, five tasks of {CLASSES} "
         f"classes; accuracies of benchmarks/results/digits_study, single blocks. {MEASURED} graphs of one, two or four "
-        f"tasks were measured on each engine, none of five. Predicted latencies are {missed:.1%} off on average, "
-        f"{within} of {len(rows)} within their interval.\n\n"
+        f"tasks were measured on each engine, none of five. Of {len(graphs)} graphs latencies are {found.total:.1%} "
+        f"off on average, added latencies {found.added:.1%} in the median; {within} are within their interval. "
+        f"{host['cores']} cores of {host['cpu']}, onnxruntime {host['libraries'].get('onnxruntime')}, openvino "
+        f"{host['libraries'].get('openvino')}, {PROTOCOL.seconds:g} s each.\n\n"
     ) + markdown(
-        ("engine", "budget", "chosen", f"forks of {', '.join(TASKS)}", "mean accuracy", "predicted", "measured"),
+        (
+            "engine",
+            "budget",
+            "chosen",
+            f"forks of {', '.join(TASKS)}",
+            "mean accuracy",
+            "predicted",
+            "measured",
+            "keeps it",
+        ),
         map(_cells, rows),
     )
 
@@ -168,6 +200,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.accuracy:.2%}",
         f"{row.predicted:+.1%} ± {row.doubt:.1%}",
         f"{row.measured:+.1%} ({row.low:+.1%} to {row.high:+.1%})",
+        "yes" if row.high <= row.budget else "no" if row.low > row.budget else "not shown",
     ]
 
 

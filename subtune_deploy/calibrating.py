@@ -116,7 +116,7 @@ class Growing:
         return [
             each
             for each in self.found.anchors
-            if (len(each.forks), own_classes(backbone, each.classes)) == wanted
+            if (len(each.forks), own_classes(backbone, each.head)) == wanted
         ]
 
     def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .latency_model import Anchor, Predict
-from .pareto import Point, choose, undecided
+from .pareto import Point, choose, likely, undecided
 from .spec import Pruning
 from .tradeoff import join
 from .tuning.documents import Profile
@@ -21,7 +21,7 @@ from .tuning.documents import Profile
 class Choice:
     """`lacking`: forks of the profile without a latency. `confirmed`: what had to be measured first, in order.
 
-    `left`: the fork that was to be measured next when no more was allowed; None where nothing can change the choice.
+    `left`: the fork that was to be measured next when no more was allowed, None where that did not happen.
     """
 
     points: tuple[Point, ...]
@@ -46,19 +46,23 @@ def decide(
     most: int = sys.maxsize,
 ) -> Choice:
     """As `pareto.choose` chooses. With `measure`, predicted forks that could change the choice are measured first, as
-    many as `most`.
+    many as `most`, and beyond that what is chosen.
 
     Raises what `choose`, `join` and `measure` do.
     """
     limits = {"max_added": max_added, "min_accuracy": min_accuracy}
     rows = {row.fork: (row.layers, row.prune) for row in profile.rows}
-    known, confirmed = list(measured), list[Anchor]()
+    known, confirmed, left = list(measured), list[Anchor](), None
     points, lacking = join(profile, known, predict)
     while measure is not None and (point := undecided(points, **limits)) is not None:
         if len(confirmed) >= most:
-            return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed), point.fork)
+            left, point = point.fork, likely(points, **limits)
+            if not point.predicted:
+                break
         found, predict = measure(*rows[point.fork])
         known.append(found)
         confirmed.append(found)
         points, lacking = join(profile, known, predict)
-    return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed))
+    else:
+        left = None
+    return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed), left)

@@ -1,4 +1,4 @@
-"""What the nodes of a backbone cost, counted by PyTorch on shapes alone: nothing is computed.
+"""What the nodes of a backbone cost, counted by PyTorch on shapes alone: no picture is computed.
 
 counted = count_costs(backbone)
 counted.costs["layer3_5"]                             # Cost(macs=218365952, activations=..., weights=..., launches=...)
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .backbone import Backbone
 from .plan import Merge, candidate_owners, make_plan
-from .spec import BASE, Pruning
+from .spec import BASE, Pruning, format_layers
 from .tasks import Task, candidate_task
 from .tracing import PROBE_BATCHES
 from .versions import Version, flow, version_of
@@ -36,6 +36,10 @@ class CandidateFork(NamedTuple):
     layers: tuple[int, ...]
     prune: Pruning | None = None
     classes: int | None = None
+
+    def __str__(self) -> str:
+        """`13-14`, `none`, `14-16 pruned 0.5 local l1`."""
+        return " ".join(filter(None, (format_layers(self.layers), str(self.prune or ""))))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Effort:
     """How far the search goes: `minutes` in all, over forks of `span` consecutive blocks, whole and by `prunings`.
 
     `measurements`: forks that are timed to predict all others, each for `seconds`; few, since what could change the
-    choice is timed besides. `examples`: how many pictures candidates are trained on, None for all.
+    choice is timed besides, up to a quarter of all. `examples`: how many pictures candidates are trained on, None for
+    all.
     """
 
     minutes: float = 10.0
@@ -63,7 +64,8 @@ class Decision:
 class Optimized(Document):
     """What was deployed. `accuracy`: on the test pictures. `added`: latency of its engine beside the base's, measured.
 
-    `candidates`: forks there were; `measured` and `trained`: of these. `bundle`: a folder beside the document.
+    `candidates`: forks there were; `measured` and `trained`: of these; `left`: one that could have been better and was
+    not measured, since enough were. `bundle`: a folder beside the document.
     """
 
     kind = "optimize"
@@ -77,5 +79,6 @@ class Optimized(Document):
     candidates: int
     measured: int
     trained: int
+    left: str | None
     bundle: str
     decisions: tuple[Decision, ...]

@@ -30,7 +30,7 @@ Predict: TypeAlias = Callable[[tuple[int, ...], Pruning | None], Interval]
 class Anchor:
     """One measurement: the `forks` of a graph's tasks, how it was lowered, its `ratio` to the base.
 
-    `classes`: of each task, None for as many as the base has.
+    `classes`: of each task, empty for as many as the base has.
     """
 
     forks: tuple[tuple[int, ...], ...]
@@ -38,12 +38,17 @@ class Anchor:
     merge: Any = "always"
     grouped: tuple[str, ...] = ()
     prune: Pruning | None = None
-    classes: int | None = None
+    classes: tuple[int, ...] = ()
 
     @property
     def added(self) -> Interval:
         """Latency added to the base's, relative to it: 0.17 is 17 %."""
         return Interval(self.ratio.value - 1, self.ratio.low - 1, self.ratio.high - 1)
+
+    @property
+    def head(self) -> int | None:
+        """As `Result.head`."""
+        return self.classes[0] if len(set(self.classes)) == 1 else None
 
     @property
     def fork(self) -> str:
@@ -144,7 +149,8 @@ def anchor(result: Result) -> Anchor:
     """What is kept of a result."""
     merge = tuple(result.merge) if isinstance(result.merge, list) else result.merge  # JSON knows no tuples
     forks = tuple(tuple(layers) for layers in result.forks.values())
-    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune, result.classes)
+    classes = tuple(result.classes.values())
+    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune, classes)
 
 
 def check_ratio(fork: str, ratio: Ratio) -> None:

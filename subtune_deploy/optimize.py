@@ -49,7 +49,7 @@ from .tuning.train import tune
 TRAINING = 0.6
 """Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
 SHARE, ALWAYS = 0.25, 10
-"""Of all forks, what is timed at most before one is chosen; ten may be however few there are."""
+"""Of all forks, what is timed at most to be sure of the choice; ten may be however few there are."""
 BATCH = 6
 """Longer forks that are trained together."""
 
@@ -105,14 +105,14 @@ def optimize(
     chosen = candidates(blocks, effort.span, (), (goal.tasks,), (None, *effort.prunings), classes)
     growing = _calibrated(study.backbone, chosen, target, out, goal, effort, journal)
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
-    most = max(ALWAYS, int(SHARE * len(chosen))) - len(growing.found.anchors)
+    most = max(ALWAYS, int(SHARE * len(chosen))) - min(effort.measurements, len(chosen))
     choice = _chosen(found, growing, goal, most, journal)
     task, accuracy = _tuned(study, _fork_of(found, choice), name, out, journal)
     bundle, result = _built(study.backbone, task, target, out, effort, journal)
     done = Optimized(
         study.backbone.name, target.name, goal, choice.chosen.fork, accuracy,
         Interval(result.added, result.ratio.low - 1, result.ratio.high - 1), len(chosen), len(growing.found.anchors),
-        len(found.rows), bundle.path.name, tuple(journal.entries),
+        len(found.rows), choice.left, bundle.path.name, tuple(journal.entries),
     )  # fmt: skip
     write_document(out / "optimize.json", done)
     _report(growing, found, out)

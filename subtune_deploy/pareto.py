@@ -115,9 +115,9 @@ def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
     """The predicted point to measure next before `choose` may be trusted under these limits; None if none is needed.
 
     A predicted point matters if it would be chosen were it as cheap as its interval allows and all other predicted
-    ones as dear; without limits, if it would then be on the front. Within a limit of latency the most accurate comes
-    first, else the cheapest: if it holds what is predicted of it, the others need not be measured. Raises what `choose`
-    does where not even the cheapest values keep the limits.
+    ones as dear; without limits, if it would then be on the front. What is likely to be chosen comes first; then,
+    within a limit of latency, the most accurate, else the cheapest: if it holds what is predicted of it, the others
+    need not be measured. Raises what `choose` does where not even the cheapest values keep the limits.
     """
     cheap, dear = ([_at(each, place) for each in points] for place in ("low", "high"))
     choose(cheap, **limits)
@@ -128,9 +128,23 @@ def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
     ]
     if not open_ones:
         return None
+    if any(limits.values()) and (first := likely(points, **limits)) in open_ones:
+        return first
     if limits.get("max_added") is None:
         return min(open_ones, key=lambda each: each.added.value)
     return max(open_ones, key=lambda each: each.accuracy.value)
+
+
+def likely(points: Sequence[Point], **limits: float | None) -> Point:
+    """As `choose`; where no value keeps the limits, what it chooses of points as cheap as their intervals allow.
+
+    Raises what it does where that keeps them neither.
+    """
+    try:
+        return choose(points, **limits)
+    except InputError:
+        chosen = choose([_at(each, "low") for each in points], **limits)
+        return next(each for each in points if each.fork == chosen.fork)
 
 
 def _matters(points: Sequence[Point], index: int, limits: Mapping[str, float | None]) -> bool:

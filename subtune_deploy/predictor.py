@@ -42,7 +42,11 @@ class Costing:
 
     def anchored(self, anchor: Anchor) -> Works:
         """Of a graph that was measured, lowered as it was then."""
-        forks = [CandidateFork(fork, anchor.prune, anchor.classes) for fork in anchor.forks]
+        heads = anchor.classes or (None,) * len(anchor.forks)
+        forks = [
+            CandidateFork(fork, anchor.prune, classes)
+            for fork, classes in zip(anchor.forks, heads, strict=True)
+        ]
         return self.together(forks, anchor.merge, anchor.grouped)
 
     def together(
@@ -71,7 +75,7 @@ class Predictor:
         """
         found.check_network(backbone.name, architecture(backbone))
         start = Costing(backbone)
-        predictor = cls(start, uncalibrated(start.base), classes or found.anchors[0].classes)
+        predictor = cls(start, uncalibrated(start.base), classes or found.anchors[0].head)
         for anchor in found.anchors:
             predictor = predictor.learn(anchor)
         return predictor
@@ -84,6 +88,14 @@ class Predictor:
         """The ratio to the base of a graph with a task for each of `forks`. Raises what `prune` does."""
         return self.model.predict(self.costing.works(forks, prune, self.classes))
 
+    def together(self, forks: Sequence[CandidateFork]) -> Predicted:
+        """The same of tasks that each have a fork, a thinning and a head of their own."""
+        return self.model.predict(self.costing.together(forks))
+
+    def least_added(self, fork: CandidateFork, others: int) -> float:
+        """What a task adds at the least beside up to so many `others`."""
+        return self.model.least_added(self.costing.base, self.costing.together([fork]), others)
+
     def added(self, forks: Forks, prune: Pruning | None = None) -> Interval:
         """Its added latency relative to the base, with the interval that is to hold 95 %."""
         found = self.predict(forks, prune)
@@ -94,7 +106,8 @@ class Predictor:
         """What a measurement of so many tasks on one fork is expected to be."""
         added = self.added([layers] * tasks, prune)
         ratio = Ratio(1 + added.value, 1 + added.low, 1 + added.high)
-        return Anchor((tuple(layers),) * tasks, ratio, prune=prune, classes=self.classes)
+        heads = (self.classes,) * tasks if self.classes else ()
+        return Anchor((tuple(layers),) * tasks, ratio, prune=prune, classes=heads)
 
     def of_tasks(self, tasks: int) -> Predict:
         """Added latency of so many tasks on one fork."""

@@ -25,7 +25,7 @@ from .errors import InputError
 from .latency_model import anchor
 from .report_points import Predicted, bounds, measured_point, predicted_points
 from .report_words import label, notes, target_facts, title
-from .results import Result, check_comparable, read_results
+from .results import Result, check_comparable, nearest_heads, read_results
 from .staging import replaced_file
 from .stats import Interval
 from .tradeoff import accuracies, check_same, head_alone
@@ -43,11 +43,13 @@ SCRIPTS = (  # noqa: SIM905
 """In this order, in one scope of functions."""
 
 
-def gather(runs: Sequence[Path], *, target: str | None = None, tasks: int | None = None) -> list[Result]:
-    """Results of all `runs`, on `target` and with so many `tasks` where these are given; a run may be given twice.
+def gather(
+    runs: Sequence[Path], *, target: str | None = None, tasks: int | None = None, classes: int | None = None
+) -> list[Result]:
+    """Results of all `runs`, on `target`, with so many `tasks`, with heads nearest to `classes`, if these are given.
 
-    Raises InputError where nothing is left, where the networks differ, or where one target was measured on two hosts
-    or in two ways.
+    A run may be given twice. Raises InputError where nothing is left, where the networks differ, where one target was
+    measured on two hosts or in two ways, or one fork with several heads and it is not said which.
     """
     found = [each for run in runs for each in read_results(run)]
     _check_one_network(found)
@@ -64,7 +66,9 @@ def gather(runs: Sequence[Path], *, target: str | None = None, tasks: int | None
         )
     for name in targets:
         _check_one_host(name, [each for each in kept if each.target == name])
-    return list({_key(each): each for each in sorted(kept, key=lambda each: each.started)}.values())
+    latest = {_key(each): each for each in sorted(kept, key=lambda each: each.started)}
+    _check_one_head(list(latest.values()), classes)
+    return nearest_heads(latest.values(), classes)
 
 
 def _check_one_network(results: Sequence[Result]) -> None:
@@ -72,6 +76,16 @@ def _check_one_network(results: Sequence[Result]) -> None:
     if len(known) > 1:
         told = " and ".join(f"{model} at {size}" for model, size in list(known)[:3])
         raise InputError(f"these runs are of {told}", "give runs of one model and one input size")
+
+
+def _check_one_head(results: Sequence[Result], classes: int | None) -> None:
+    """A fork with another head is another graph, which the page could not tell apart."""
+    if classes is None and len(nearest_heads(results, 1)) < len(results):
+        heads = sorted({each.head for each in results if each.head})
+        raise InputError(
+            f"forks were timed with heads of {' and '.join(map(str, heads))} classes",
+            f"give --classes {heads[0]}, or --accuracy with a profile, whose number is taken",
+        )
 
 
 def _check_one_host(target: str, results: Sequence[Result]) -> None:
@@ -89,7 +103,7 @@ def _check_one_host(target: str, results: Sequence[Result]) -> None:
 def _key(result: Result) -> tuple[object, ...]:
     """What a point is of; of what was measured again the latest is taken."""
     forks = tuple(sorted(result.forks.items()))
-    return result.target, result.batch, forks, result.prune, result.classes, str(result.merge), result.grouped
+    return result.target, result.batch, forks, result.prune, result.head, str(result.merge), result.grouped
 
 
 def make_document(

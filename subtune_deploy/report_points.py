@@ -47,10 +47,10 @@ def predictions(
 ) -> Predicted:
     """Forks of the profile that were not measured on the target of `found`, as many tasks and classes as were."""
     measured = [anchor(each) for each in results if each.target == found.target.name]
-    known = {(each.forks, each.prune, each.classes or 0) for each in measured}
+    known = {(each.forks, each.prune, each.head) for each in measured}
     wanted = [
-        replace(predictor, classes=classes or None).predicted(row.layers, count, row.prune)
-        for count, classes in sorted({(len(each.forks), each.classes or 0) for each in measured})
+        replace(predictor, classes=classes).predicted(row.layers, count, row.prune)
+        for count, classes in dict.fromkeys((len(each.forks), each.head) for each in measured)
         for row in predictable(profile)
         if ((row.layers,) * count, row.prune, classes) not in known
     ]

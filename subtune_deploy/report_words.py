@@ -14,7 +14,7 @@ from .environment import INFERENCE, identity
 from .latency_model import anchor
 from .results import Result
 from .stats import Interval
-from .tradeoff import other_classes
+from .tradeoff import other_heads
 from .tuning.documents import Profile
 from .tuning.drawing import caption
 
@@ -96,7 +96,7 @@ def _accuracy(
     untrained = list(dict.fromkeys(r.fork for r, each in zip(results, found, strict=True) if each is None))
     seeds = len(profile.seeds)
     how = f"Student's over {seeds} seeds" if seeds > 1 else "that of a share of so many test pictures"
-    doubt = other_classes(profile, [anchor(each) for each in results])
+    doubt = other_heads(profile, [anchor(each) for each in results])
     return [
         f"Of {caption(profile)}, on {profile.data.get('test', 'the')} test pictures. The interval of 95 % is {how}.",
         *([f"Trained but not timed, so not shown: {_listed(lacking)}."] if lacking else ()),

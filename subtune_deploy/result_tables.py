@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import InputError
@@ -18,6 +17,7 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
     "model": lambda r: r.model,
     "fork": lambda r: r.fork,
     "tasks": lambda r: str(r.tasks),
+    "classes": lambda r: ", ".join(map(str, dict.fromkeys(r.classes.values()))),
     "target": lambda r: r.target,
     "base": lambda r: milliseconds(r.base.seconds),
     "all tasks": lambda r: milliseconds(r.graph.seconds),
@@ -39,7 +39,7 @@ RAW: dict[str, Callable[[Result], object]] = {
     "layers": lambda r: r.forked,
     "tasks": lambda r: r.tasks,
     "prune": lambda r: r.prune or "",
-    "classes": lambda r: r.classes,
+    "classes": lambda r: " ".join(map(str, dict.fromkeys(r.classes.values()))),
     "batch": lambda r: r.batch,
     "target": lambda r: r.target,
     "backend": lambda r: r.backend,
@@ -113,10 +113,8 @@ def compare(first: Iterable[Result], second: Iterable[Result], *, across: bool =
     Ratios are compared, since absolute times of two moments are not comparable on most machines.
     Raises InputError if nothing is common, or if, unless `across`, host, versions or protocol differ.
     """
-    others = defaultdict[object, list[Result]](list)
-    for result in second:
-        others[_key(result)].append(result)
-    pairs = [(one, two) for one in first for two in others[_key(one)] if _alike(one.classes, two.classes)]
+    others = {_key(result): result for result in second}
+    pairs = [(one, two) for one in first if (two := _partner(one, others))]
     if not pairs:
         raise InputError(
             "the two have no result in common (model, input size, forks, pruning, classes, batch, target)",
@@ -162,9 +160,12 @@ def megabytes(size: int | None) -> str:
 
 def _key(result: Result) -> tuple[object, ...]:
     forks = tuple(sorted(result.forks.items()))
-    return result.model, result.input_shape, forks, result.prune, result.batch, result.target
+    heads = tuple(sorted(result.classes.items()))
+    return result.model, result.input_shape, forks, result.prune, result.batch, result.target, heads
 
 
-def _alike(one: int | None, other: int | None) -> bool:
-    """An older version did not tell."""
-    return one is None or other is None or one == other
+def _partner(one: Result, others: Mapping[tuple[object, ...], Result]) -> Result | None:
+    """Of the same graph; where an older version did not tell its classes, the only one that is the same otherwise."""
+    *graph, heads = _key(one)
+    alike = [two for key, two in others.items() if [*key[:-1]] == graph and not (heads and key[-1])]
+    return others.get(_key(one), alike[0] if len(alike) == 1 else None)

@@ -8,7 +8,7 @@ The schema is docs/results.schema.json; `schema()` makes it from the records bel
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +55,9 @@ class Result:
     """What a graph with all its tasks costs beside the backbone alone, measured interleaved.
 
     `batch`: pictures per call, null for a graph that takes any number (then measured with one). `layers`: blocks that
-    any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were; `classes`: of each
-    task, null where they differ or an older version did not tell (then the base's). `merge`: always, never, or the
-    nodes that merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number.
+    any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were; `classes`: of
+    each task, empty from an older version, which gave all as many as the base has. `merge`: always, never, or the nodes
+    that merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number.
     `ratio`: graph over base, host to host; `device_ratio`: of the device's own work, where engines tell it. `samples`
     and `device`: raw seconds by engine (base, graph), index i of each from round i.
     """
@@ -88,7 +88,7 @@ class Result:
     device_ratio: Ratio | None = None
     device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     prune: Pruning | None = None
-    classes: int | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def added(self) -> float:
@@ -99,6 +99,12 @@ class Result:
     def tasks(self) -> int:
         """Tasks beside the base."""
         return len(self.forks)
+
+    @property
+    def head(self) -> int | None:
+        """Classes of every task; None where they differ, or are not told."""
+        found = set(self.classes.values())
+        return found.pop() if len(found) == 1 else None
 
     @property
     def fork(self) -> str:
@@ -169,12 +175,20 @@ def of_target(path: Path, results: Sequence[Result], target: str | None = None) 
     return chosen
 
 
-def of_classes(results: Sequence[Result], classes: int | None) -> list[Result]:
-    """Those whose tasks have as many classes or, where there are none, the nearest number; all if it is None."""
+def nearest_heads(results: Iterable[Result], classes: int | None) -> list[Result]:
+    """Of graphs that differ in their heads alone, the one whose tasks come nearest to so many classes; None: all.
+
+    Where a number is not told it is the base's, which is taken to be the farthest. Of equals the latest stays.
+    """
     if classes is None:
         return list(results)
-    distances = [abs(each.classes - classes) if each.classes else sys.maxsize for each in results]
-    return [each for each, far in zip(results, distances, strict=True) if far == min(distances)]
+    kept = dict[Any, tuple[float, Result]]()
+    for each in results:
+        graph = each.target, each.batch, tuple(each.forks.items()), each.prune, str(each.merge), each.grouped
+        far = abs(each.head - classes) if each.head else math.inf
+        if graph not in kept or far <= kept[graph][0]:
+            kept[graph] = far, each
+    return [each for _, each in kept.values()]
 
 
 def check_comparable(results: Iterable[Result]) -> None:

@@ -116,7 +116,8 @@ def sweep(
     the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
     """
     options, targets = options or SweepOptions(), _distinct(targets)
-    chosen = [replace(each, classes=own_classes(backbone, each.classes)) for each in chosen]
+    plain = (replace(each, classes=own_classes(backbone, each.classes)) for each in chosen)
+    chosen = tuple(dict.fromkeys(plain))
     for target in targets:
         get_backend(target.backend)  # told before the first candidate is built
     jobs = [(candidate, target) for candidate in chosen for target in targets]
@@ -221,7 +222,7 @@ def _finished(backbone: Backbone, run: Path) -> dict[tuple[Candidate, str], Resu
     """What the run has by now."""
 
     def key(result: Result) -> tuple[Candidate, str]:
-        classes = own_classes(backbone, result.classes)
+        classes = own_classes(backbone, result.head)
         return Candidate(result.layers, result.tasks, result.prune, classes), result.target
 
     return {key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}

@@ -66,7 +66,7 @@ def time_bundle(
 def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
     tasks = [task for task in manifest.tasks if task.name != BASE]
     forks: Mapping[str, tuple[int, ...]] = {task.name: task.layers for task in tasks}
-    prunings, classes = {task.prune for task in tasks}, {task.classes for task in tasks}
+    prunings = {task.prune for task in tasks}
     return {
         "model": manifest.model,
         "weights": manifest.weights,
@@ -75,7 +75,7 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
         "layers": tuple(sorted({layer for layers in forks.values() for layer in layers})),
         "forks": forks,
         "prune": prunings.pop() if len(prunings) == 1 else None,
-        "classes": classes.pop() if len(classes) == 1 else None,
+        "classes": {task.name: task.classes for task in tasks},
         "merge": manifest.plan.get("merge"),
         "grouped": tuple(manifest.plan.get("grouped", ())),
         "target": target,

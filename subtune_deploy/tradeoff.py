@@ -15,7 +15,7 @@ from typing import Any
 from .errors import InputError
 from .latency_model import Anchor, Predict, anchor
 from .pareto import Point, front
-from .results import Result, check_comparable, of_classes, of_target, read_results
+from .results import Result, check_comparable, nearest_heads, of_target, read_results
 from .stats import NORMAL, Interval, mean_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
@@ -38,33 +38,34 @@ Key = tuple[tuple[int, ...], str]
 def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None = None) -> list[Anchor]:
     """What `run` measured with so many tasks on one target, of the profile's network.
 
-    Where that is of several numbers of classes, those that come nearest to the profile's. Raises InputError where there
+    Of each fork, with heads of the number of classes that comes nearest to the profile's. Raises InputError where there
     are none, or they are of another model, input or of several targets.
     """
     found = [each for each in read_results(run) if each.tasks == tasks]
     if not found:
         on = f" on {target}" if target else ""
         raise InputError(f"{run} has no result with {tasks} tasks{on}", "sweep with --tasks and --target so")
-    found = of_classes(of_target(run, found, target), classes_of(profile))
+    found = nearest_heads(of_target(run, found, target), head_of(profile))
     for each in found:
         check_same(each, profile, run)
     check_comparable(found)
     return [anchor(each) for each in found]
 
 
-def classes_of(profile: Profile) -> int | None:
-    """Of its data, where it tells."""
+def head_of(profile: Profile) -> int | None:
+    """Classes of its data, where it tells."""
     return profile.data.get("classes")
 
 
-def other_classes(profile: Profile, measured: Sequence[Anchor]) -> str:
+def other_heads(profile: Profile, measured: Sequence[Anchor]) -> str:
     """Says so where tasks were measured with another number of classes than the profile's have; else empty."""
-    wanted = classes_of(profile)
-    others = sorted({each.classes for each in measured if each.classes} - {wanted}) if wanted else []
-    if not others:
+    wanted = head_of(profile)
+    others = {each.head for each in measured} - {wanted}
+    if not others or wanted is None:
         return ""
-    told = " and ".join(f"{each:,}" for each in others)
-    return f"timed with heads of {told} classes, the profile has {wanted:,}: measure with --classes {wanted}"
+    told = [f"{each:,} classes" for each in sorted(filter(None, others))]
+    told += ["as many classes as the base has"] if None in others else []
+    return f"timed with heads of {' and '.join(told)}, the profile has {wanted:,}: measure with --classes {wanted}"
 
 
 def check_same(result: Result, profile: Profile, run: Path) -> None:

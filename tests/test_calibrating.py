@@ -223,11 +223,11 @@ def test_a_calibration_measures_the_heads_that_it_is_to_predict(
     asked = ("--span", 1, "--measurements", 2, "--seconds", 0.2, "-o", tmp_path / "found.json")
     assert cli("calibrate", *network, *asked).status == 0
     predictor, found = read_calibration(tmp_path / "found.json", backbone)
-    assert [each.classes for each in found.anchors] == [40, 40]
+    assert [each.classes for each in found.anchors] == [(40,), (40,)]
     assert predictor.classes == 40
     learnt = found.anchors[0]
     assert Growing(tmp_path / "found.json", found, predictor, 1).known == list(found.anchors)
-    again = replace(found, anchors=(replace(learnt, classes=None),))
+    again = replace(found, anchors=(replace(learnt, classes=()),))
     one, other = (
         Predictor.of(backbone, replace(each, anchors=each.anchors[:1]), 40) for each in (found, again)
     )

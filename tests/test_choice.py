@@ -74,8 +74,8 @@ def test_predictions_that_were_confirmed_choose_as_measuring_all_does(
 def test_only_what_can_change_the_choice_is_measured() -> None:
     forks = [(0.5, 1 / 8, 0, 0), (0.7, 3 / 8, 1, 1), (0.8, 5 / 8, 1, 1), (0.6, 2 / 8, 1, 1)]
     _, confirmed, _ = decided(forks, True, {"max_added": 4 / 8})
-    found = confirmed()  # 3 might have kept the limit, 2 surely does, 4 is no better than 2
-    assert [str(each) for each in found.confirmed] == ["3", "2"]
+    found = confirmed()  # 2 likely keeps the limit, then 4 is no better; 3 might keep it too
+    assert [str(each) for each in found.confirmed] == ["2", "3"]
     assert found.chosen.fork == "2"
     _, confirmed, _ = decided(forks, True, {"min_accuracy": 0.65})
     assert [str(each) for each in confirmed().confirmed] == ["2"]  # and it is cheaper than 3 can be
@@ -89,7 +89,7 @@ def test_without_confirmation_nothing_is_measured_and_the_choice_says_so() -> No
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3])
 def test_no_more_is_measured_than_is_allowed(most: int) -> None:
-    """Three forks, each of which might be the cheapest: two measurements settle it."""
+    """Three forks, each of which might be the cheapest: two measurements settle it; what is chosen is measured."""
     rows = [row((n,), (0.9,)) for n in (1, 2, 3)]
     true = {(1,): 0.5, (2,): 0.4, (3,): 0.6}
 
@@ -103,6 +103,20 @@ def test_no_more_is_measured_than_is_allowed(most: int) -> None:
         return timed(layers, true[layers]), predict
 
     choice = decide(profile(*rows), [], predict, measure, min_accuracy=0.5, most=most)
-    assert len(asked) == len(choice.confirmed) == min(most, 2)
-    assert choice.left == (None if most >= 2 else str(most + 1))
+    assert len(asked) == len(choice.confirmed) == (2 if most >= 2 else 1)
+    assert choice.left == (None if most >= 2 else "2")
+    assert not next(point for point in choice.points if point.fork == choice.chosen.fork).predicted
     assert choice.chosen.fork == ("2" if most >= 2 else "1")
+
+
+def test_where_nothing_is_likely_to_keep_the_limit_the_cheapest_is_measured_all_the_same() -> None:
+    """Predicted above the limit, it lies below; no measurement was left for it."""
+
+    def predict(layers: tuple[int, ...], prune: object) -> Interval:
+        return Interval(0.5, 0.3, 0.7)
+
+    def measure(layers: tuple[int, ...], prune: object) -> tuple[Anchor, Callable[..., Interval]]:
+        return timed(layers, 0.35), predict
+
+    choice = decide(profile(row((1,), (0.9,))), [], predict, measure, max_added=0.4, most=0)
+    assert (choice.chosen.fork, choice.left) == ("1", None)

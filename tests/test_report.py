@@ -86,6 +86,14 @@ def test_targets_carry_their_host_where_hosts_differ() -> None:
     assert [each["batch"] for each in batches["targets"]] == [1, 8]
 
 
+def test_a_fork_with_two_heads_is_shown_with_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    ten, thousand = (result(layers=(1,), classes={"task1": classes}) for classes in (10, 1000))
+    both = written(tmp_path / "both.jsonl", ten, thousand, result(layers=(2,), classes={"task1": 1000}))
+    assert [(each.layers, each.head) for each in gather([both], classes=12)] == [((1,), 10), ((2,), 1000)]
+    with pytest.raises(InputError, match="heads of 10 and 1000 classes"):
+        gather([both])
+
+
 def test_runs_are_gathered(tmp_path: Path) -> None:
     one = written(tmp_path / "one.jsonl", *tiny_report.run())
     two = written(tmp_path / "two.jsonl", *tiny_report.run("openvino-cpu"))

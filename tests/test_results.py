@@ -17,11 +17,13 @@ from subtune_deploy.lines import drop_torn_line
 from subtune_deploy.measure import Protocol
 from subtune_deploy.result_tables import COLUMNS, compare, markdown, rows, to_csv
 from subtune_deploy.results import (
+    Result,
     append_result,
     check_comparable,
     read_results,
     schema,
     to_document,
+    nearest_heads,
 )
 from subtune_deploy.stats import Ratio
 
@@ -167,3 +169,34 @@ def test_tasks_with_different_forks_are_told_apart() -> None:
     both = result(layers=(1, 3, 4), forks={"birds": (3, 4), "signs": (1,)})
     assert (both.fork, both.tasks) == ("3-4 + 1", 2)
     assert result(forks={"a": (3, 4), "b": (3, 4)}).fork == "3-4"
+
+
+def headed(classes: int | None, added: float = 0.25, **other: object) -> Result:
+    return result(added, classes={"task1": classes} if classes else {}, **other)
+
+
+def test_a_fork_is_compared_with_the_one_that_has_the_same_head() -> None:
+    """An older version did not tell its heads: then the only fork that fits, if it is the only one."""
+    ten, thousand, untold = headed(10, 0.1), headed(1000, 0.3), headed(None, 0.2)
+    assert [each.second for each in compare([ten], [thousand, ten])] == [ten]
+    assert [each.second for each in compare([untold], [thousand])] == [thousand]
+    assert [each.second for each in compare([ten], [untold])] == [untold]
+    for one, others in (([untold], [thousand, ten]), ([ten], [thousand])):
+        with pytest.raises(InputError, match="no result in common"):
+            compare(one, others)
+
+
+def test_of_several_heads_each_fork_has_the_nearest() -> None:
+    """What is not told is the base's, and the farthest; of equals the latest stays."""
+    runs = [
+        headed(1000),
+        headed(12),
+        headed(None),
+        headed(12, 0.5),
+        headed(1000, layers=(1,)),
+        headed(None, layers=(2,)),
+    ]
+    assert nearest_heads(runs, 10) == [runs[3], runs[4], runs[5]]
+    assert nearest_heads(runs, None) == runs
+    both = result(forks={"a": (3,), "b": (3,)}, classes={"a": 5, "b": 7})
+    assert (both.head, headed(10).head, headed(None).head) == (None, 10, None)

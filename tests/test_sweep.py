@@ -99,7 +99,7 @@ def test_heads_of_other_classes_are_candidates_of_their_own(place: Path, tmp_pat
         ran = swept(place, run, "--layers", "3-4", "--keep", *asked)
         assert ran.status == 0, ran.err
     found = read_results(run)
-    assert [each.classes for each in found] == [5, 40]
+    assert [each.classes for each in found] == [{"task1": 5}, {"task1": 40}]
     (task,) = open_bundle(run / "bundles" / "3-4_x1_of_40_classes").manifest.tasks[1:]
     assert task.classes == 40
     assert (

@@ -71,7 +71,7 @@ def pareto(
     """
     from ..choice import decide
     from ..documents import read_document
-    from ..tradeoff import draw_tradeoff, latencies, other_classes
+    from ..tradeoff import draw_tradeoff, latencies, other_heads
     from ..tuning.documents import Profile
 
     limits: dict[str, Any] = {
@@ -84,7 +84,7 @@ def pareto(
         assert run is not None
         timed = latencies(run, profile, tasks=tasks, target=target)
         choice = decide(profile, timed, **limits)
-        if doubt := other_classes(profile, timed):
+        if doubt := other_heads(profile, timed):
             messages.print(doubt)
     else:
         growing = _predicted(profile, calibration, across, tasks, network)
@@ -112,7 +112,7 @@ def _predicted(
 ) -> Growing:
     """Latencies of so many tasks, measured or predicted."""
     from ..calibrating import Growing, read_calibration
-    from ..tradeoff import classes_of
+    from ..tradeoff import head_of
 
     backbone = read_backbone(**network)
     if (backbone.name, tuple(backbone.input.shape)) != (profile.model, tuple(profile.input)):
@@ -127,7 +127,7 @@ def _predicted(
             f"{len(backbone.blocks)}, {backbone.blocks[0].name} the first",
             "give --blocks as it was for the profile",
         )
-    predictor, found = read_calibration(calibration, backbone, across=across, classes=classes_of(profile))
+    predictor, found = read_calibration(calibration, backbone, across=across, classes=head_of(profile))
     return Growing(calibration, found, predictor, tasks, sweep_teller(lambda *done: None, []))
 
 

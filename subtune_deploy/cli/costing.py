@@ -95,13 +95,17 @@ def cost(
 
     prune = read_pruning(network)
     backbone = read_backbone(**network)
-    fork, costing = read_layers(layers, backbone), Costing(backbone)
+    fork, costing, measured = read_layers(layers, backbone), Costing(backbone), None
+    if calibration:
+        measured = read_calibration(calibration, backbone, across=across, classes=classes)
+        classes = measured[0].classes  # where none was asked for, those that it was measured with
     works, base = costing.works([fork] * tasks, prune, classes), costing.base
     predicted: Predictions = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
     found: dict[str, Any] = {
         "model": backbone.name,
         "layers": list(fork),
         "tasks": tasks,
+        "classes": classes,
         "predicted": predicted,
     }
     if target and (not run or load_target(target).datasheet):
@@ -111,8 +115,8 @@ def cost(
         model, told = fit_run(results, costing, measurements)
         predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(model.predict(works))
         found |= told
-    if calibration:
-        predictor, fitted = read_calibration(calibration, backbone, across=across, classes=classes)
+    if measured:
+        predictor, fitted = measured
         name = f"calibrated, {fitted.target.name}"
         predicted[name] = dataclasses.asdict(predictor.predict([fork] * tasks, prune))
         found |= {"base_seconds": fitted.base_seconds, "fitted": list(map(str, fitted.anchors))}
@@ -201,6 +205,8 @@ def _print(found: Mapping[str, Any], base: Works, works: Works) -> None:
     print_table(("model", "times the base"), _predictions(found["predicted"]))
     for name, held_out in found.get("held_out", {}).items():
         click.echo(f"{name}: {scored(held_out)}")
+    if found["classes"]:
+        messages.print(f"with {found['classes']:,} classes for each task")
     messages.print(
         f"elements, not bytes; operators for which no multiply-adds are counted: {_list(found['uncounted'])}"
     )

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Forks that are timed first; in all a quarter of them is at most, or ten.",
+    help="Forks that are timed to predict the others; then those that could be chosen, until a quarter of all was.",
 )
 @click.option(
     "--seconds", type=click.FloatRange(0.1), default=8, show_default=True, help="For timing one of them."
@@ -121,6 +121,8 @@ def _show(found: Optimized, out: Path) -> None:
     click.echo(f"accuracy: {found.accuracy:.1%}")
     click.echo(f"added latency on {found.target}: {found.added.value:+.1%} ({low:+.1%} to {high:+.1%})")
     click.echo(f"of {found.candidates} forks {found.measured} were timed and {found.trained} trained")
+    if found.left:
+        click.echo(f"not timed, although it could have been better: {found.left}")
     click.echo(f"bundle: {out / found.bundle}")
 
 

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 @click.option("--target", metavar="NAME", help="Results on this target alone.")
 @click.option("--tasks", type=click.IntRange(1), help="Results with so many tasks alone.")
 @click.option(
+    "--classes",
+    type=click.IntRange(1),
+    help="Of several heads of a fork the nearest; default: as the profile's data.",
+)
+@click.option(
     "--model", metavar="MODEL", help="The network, where its name in RUN is a function of your own."
 )
 @calibration_options
@@ -42,6 +47,7 @@ def report(
     document: Path | None,
     target: str | None,
     tasks: int | None,
+    classes: int | None,
     model: str | None,
     calibration: Path | None,
     across: bool,
@@ -54,10 +60,12 @@ def report(
     """
     from ..latency_model import anchor
     from ..report import gather, make_document, matched, write_page
+    from ..tradeoff import head_of
     from ..tuning.documents import read_profile
 
     profile = read_profile(document) if document else None
-    results = gather(runs, target=target, tasks=tasks)
+    classes = classes or (head_of(profile) if profile else None)
+    results = gather(runs, target=target, tasks=tasks, classes=classes)
     matched(results, profile)  # bad input is told before anything is counted
     backbone, missing = _backbone(results, model)
     anchors, predicted = [anchor(each) for each in results], None

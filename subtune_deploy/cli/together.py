@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -26,14 +25,13 @@ from .costing import fit_options, fit_run, results_of, scored
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..calibrated import Calibrated, Works
-    from ..joint import Choice, Floor, Price, Together
-    from ..predictor import Costing
+    from ..costs import CandidateFork
+    from ..joint import Choice, Floor, Forks, Price, Together
+    from ..predictor import Costing, Predictor
     from ..stats import Interval
     from ..tuning.documents import Profile
-    from ..tuning.settings import Fork
 
-    Accuracies = Mapping[str, Mapping[Fork, Interval]]
+    Accuracies = Mapping[str, Mapping[CandidateFork, Interval]]
     """By task and fork."""
 
 
@@ -70,7 +68,6 @@ def choose(
     """
     from ..calibrating import read_calibration
     from ..joint import Option, choose_apart, choose_together
-    from ..tradeoff import classes_of
     from ..tuning.documents import read_profile
 
     limit, weights = parse_percent("--max-added", max_added) or 0.0, _numbers(weight)
@@ -90,10 +87,9 @@ def choose(
     else:
         predictor, kept = read_calibration(calibration, backbone, across=across)
         told = {"fitted": [str(each) for each in kept.anchors]}
-        priced = _calibrated(kept.target.name, predictor.model, predictor.costing, others, told)
+        priced = _calibrated(kept.target.name, predictor, others, told)
     options = {
-        name: [Option(_Tuned(fork, classes_of(profiles[name])), each.value) for fork, each in mine.items()]
-        for name, mine in accuracies.items()
+        name: [Option(fork, each.value) for fork, each in mine.items()] for name, mine in accuracies.items()
     }
     found = choose_together(options, priced.price, max_added=limit, weights=weights, floor=priced.floor)
     apart = choose_apart(options, priced.price, limit, weights)
@@ -105,16 +101,6 @@ def choose(
         _print(found, apart, accuracies, priced, limit)
 
 
-class _Tuned(NamedTuple):
-    """What a task deploys: a fork, and a head of so many classes."""
-
-    fork: Fork
-    classes: int | None
-
-    def __str__(self) -> str:
-        return str(self.fork)
-
-
 @dataclass(frozen=True)
 class _Priced:
     """Latencies by the model `name`; `told`: how far it is off, if that is known, `deviation` for one set of forks."""
@@ -122,7 +108,7 @@ class _Priced:
     name: str
     price: Price
     floor: Floor
-    deviation: Callable[[Sequence[Any]], float] | None = None
+    deviation: Callable[[Forks], float] | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -135,43 +121,47 @@ def _numbers(given: Sequence[str]) -> dict[str, float]:
 
 def _accuracies(profiles: Mapping[str, Profile], backbone: Backbone) -> tuple[Accuracies, list[str]]:
     """Of the forks of each profile, and what is left out of them. Raises InputError unless all are of `backbone`."""
-    from ..tradeoff import candidates, check_profiles
+    from ..costs import CandidateFork
+    from ..tradeoff import candidates, check_profiles, head_of
 
     check_profiles(profiles, backbone.name, backbone.input.shape, [each.name for each in backbone.blocks])
     found = {name: candidates(profile) for name, profile in profiles.items()}
     left_out = [f"{name} {fork}" for name, (_, forks) in found.items() for fork in forks]
-    return {name: mine for name, (mine, _) in found.items()}, left_out
+    accuracies = {
+        name: {
+            CandidateFork(cast("tuple[int, ...]", fork.layers), fork.prune, head_of(profiles[name])): each
+            for fork, each in mine.items()
+        }
+        for name, (mine, _) in found.items()
+    }
+    return accuracies, left_out
 
 
 def _priced(backbone: Backbone, run: Path | None, target: str | None, count: int, others: int) -> _Priced:
     """By some measurements of a run, or a datasheet."""
-    from ..predictor import Costing
+    from ..predictor import Costing, Predictor
 
     costing = Costing(backbone)
     if run is None:
         return _from_datasheet(str(target), costing)
     results = results_of(run, backbone, target)
     model, told = fit_run(results, costing, count)
-    return _calibrated(results[0].target, model, costing, others, told)
+    return _calibrated(results[0].target, Predictor(costing, model), others, told)
 
 
-def _calibrated(
-    target: str, model: Calibrated, costing: Costing, others: int, told: Mapping[str, Any]
-) -> _Priced:
-    works = partial(_works, costing)
+def _calibrated(target: str, predictor: Predictor, others: int, told: Mapping[str, Any]) -> _Priced:
     return _Priced(
         f"calibrated, {target}",
-        lambda forks: model.predict(works(forks)).added,
-        lambda fork: model.least_added(costing.base, works((fork,)), others),
-        lambda forks: model.predict(works(forks)).deviation,
+        lambda forks: predictor.together(_forks(forks)).added,
+        lambda fork: predictor.least_added(_forks((fork,))[0], others),
+        lambda forks: predictor.together(_forks(forks)).deviation,
         told,
     )
 
 
-def _works(costing: Costing, forks: Sequence[Any]) -> Works:
-    from ..costs import CandidateFork
-
-    return costing.together([CandidateFork(fork.layers, fork.prune, classes) for fork, classes in forks])
+def _forks(forks: Forks) -> tuple[CandidateFork, ...]:
+    """What the options hold, which are of any kind to who chooses among them."""
+    return cast("tuple[CandidateFork, ...]", forks)
 
 
 def _from_datasheet(name: str, costing: Costing) -> _Priced:
@@ -182,8 +172,8 @@ def _from_datasheet(name: str, costing: Costing) -> _Priced:
     base = plan_times(costing.base, machine)
     return _Priced(
         f"plan, {name}",
-        lambda forks: total(plan_times(_works(costing, forks), machine)) / total(base) - 1,
-        lambda fork: least_added(base, plan_times(_works(costing, (fork,)), machine)) / total(base),
+        lambda forks: total(plan_times(costing.together(_forks(forks)), machine)) / total(base) - 1,
+        lambda fork: least_added(base, plan_times(costing.together(_forks((fork,))), machine)) / total(base),
     )
 
 
@@ -203,12 +193,8 @@ def _document(
     }
 
 
-def _forks(choice: Choice) -> tuple[Fork, ...]:
-    return tuple(each.fork for each in cast("tuple[_Tuned, ...]", choice.forks))
-
-
 def _plain(choice: Choice, accuracies: Accuracies) -> dict[str, Any]:
-    forks = zip(accuracies, _forks(choice), strict=True)
+    forks = zip(accuracies, _forks(choice.forks), strict=True)
     tasks = {name: {"fork": str(fork), "accuracy": accuracies[name][fork].value} for name, fork in forks}
     return {"tasks": tasks, "accuracy": choice.accuracy, "added": choice.added}
 
@@ -218,7 +204,7 @@ def _print(
 ) -> None:
     from ..tradeoff import in_words
 
-    best, forks = found.best, zip(accuracies, _forks(found.best), strict=True)
+    best, forks = found.best, zip(accuracies, _forks(found.best.forks), strict=True)
     print_table(
         ("task", "fork", "accuracy"),
         ((name, fork, in_words(accuracies[name][fork])) for name, fork in forks),
@@ -242,7 +228,7 @@ def _print(
 def _apart(choice: Choice | None, accuracies: Accuracies) -> str:
     if choice is None:
         return "one of the tasks can have no fork"
-    named = ", ".join(f"{name} {fork}" for name, fork in zip(accuracies, _forks(choice), strict=True))
+    named = ", ".join(f"{name} {fork}" for name, fork in zip(accuracies, _forks(choice.forks), strict=True))
     return f"{named}; mean accuracy {choice.accuracy:.1%}, added latency {choice.added:.1%}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import InputError
-from ..results import Result, check_comparable, of_classes, of_target, read_results
+from ..results import Result, check_comparable, nearest_heads, of_target, read_results
 from ..spec import format_layers
 from .documents import Cost
 
@@ -84,20 +84,21 @@ def added_latencies(
 ) -> dict[Layers, float]:
     """Added latency of one task by its fork, not pruned, from the results of a sweep of `model` on one target.
 
-    `classes`: of the task; where they were timed with several numbers, with the nearest.
+    `classes`: of the task; of each fork the nearest number that was timed.
 
     Raises InputError where they are of another model or of several targets, do not belong together, or lack one
     of the single `blocks`, without which nothing is known of a longer fork.
     """
     results = [each for each in read_results(path) if each.tasks == 1 and each.prune is None]
     _check_model(path, results, model)
-    chosen = of_classes(of_target(path, results, target), classes)
+    chosen = nearest_heads(of_target(path, results, target), classes)
     check_comparable(chosen)
     found = {frozenset(each.layers): each.added for each in chosen}
     if missing := [layer for layer in range(1, blocks + 1) if frozenset({layer}) not in found]:
+        heads = f" --classes {classes}" if classes else ""
         raise InputError(
             f"{path} has no latency of block {format_layers(missing)} by itself",
-            f"measure all: subtune-deploy sweep --model {model} --span 1 -o {path}",
+            f"measure all: subtune-deploy sweep --model {model} --span 1{heads} -o {path}",
         )
     return found
 
