@@ -20,10 +20,10 @@ from subtune_deploy.results import (
     Result,
     append_result,
     check_comparable,
+    nearest_heads,
     read_results,
     schema,
     to_document,
-    nearest_heads,
 )
 from subtune_deploy.stats import Ratio
 
