@@ -114,10 +114,10 @@ def exhausted(backbone: Backbone, run: Path) -> None:
             write_document(PROFILE, profile(study, forks, executor=executor, say=click.echo, **how))
     every = candidates(len(backbone.blocks), SPAN, classes=CLASSES)
     options = SweepOptions(protocol=Protocol(seconds=SECONDS))
-    sweep(backbone, every, [load_target(name) for name in TARGETS], SWEEP, options, told=_told)
+    sweep(backbone, every, [load_target(name) for name in TARGETS], SWEEP, options, told=_timed)
 
 
-def _told(step: Step) -> None:
+def _timed(step: Step) -> None:
     if step.outcome is not None:
         left = (step.seconds_left or 0) / 60
         click.echo(f"timed {step.done} of {step.total}: {step.candidate}, {left:.1f} min left", err=True)
