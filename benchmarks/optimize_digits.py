@@ -39,6 +39,7 @@ from subtune_deploy.pareto import Point
 from subtune_deploy.predictor import Costing
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.results import read_results
+from subtune_deploy.stats import median
 from subtune_deploy.sweep import Step, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 from subtune_deploy.tradeoff import join
@@ -153,9 +154,12 @@ def other_heads(backbone: Backbone) -> str:
             [each.ratio.value for each in small],
             [each.deviation for each in found],
         )
+        mine = {each.forks: each.added.value for each in small}
+        dearer = median([each.added.value / mine[each.forks] for each in large])
         told.append(
             f"{engine} {marks.total:.1%} off on average, added latency {marks.added:.1%} in the median, rank "
-            f"correlation {marks.rank:.3f}, {marks.within:.0%} within two deviations"
+            f"correlation {marks.rank:.3f}, {marks.within:.0%} within two deviations; with 1,000 "
+            f"classes a fork adds {dearer:.2f} times as much, in the median"
         )
     return (
         f"A model fitted to {FITTED} forks of benchmarks/results/choices, whose heads have the base's 1,000 classes, "

@@ -60,7 +60,7 @@ TASKS = {
 }
 SIZE, CLASSES, MEASURED = (3, 64, 64), 10, 10
 TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
-BUDGETS = (0.5, 0.75, 1.0, 1.5)
+BUDGETS = (0.3, 0.45, 0.6, 0.75)
 PROTOCOL = Protocol(seconds=4)
 
 Forks = tuple[CandidateFork, ...]
