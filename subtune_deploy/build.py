@@ -17,7 +17,7 @@ from .export import export
 from .grouped import groupable
 from .manifest import Manifest, TaskEntry
 from .parity import References
-from .plan import Plan, make_plan
+from .plan import Merge, Plan, make_plan
 from .references import compute_references
 from .sources import write_sources
 from .staging import staged
@@ -92,21 +92,35 @@ def build(
 def plan_for(
     backbone: Backbone, tasks: Sequence[Task], options: BuildOptions, apart: Sequence[str] = ()
 ) -> Plan:
-    """The plan that `options` ask for; streams of the tasks `apart` are packed with no others.
+    """The plan that `options` ask for; streams of the tasks `apart` are packed with no others."""
+    merge: Merge = "never" if options.merge == "never" else "always"
+    grouped = grouped_units(backbone, tasks, apart) if options.lowering == "grouped" else ()
+    return plan_as(backbone, tasks, merge, grouped, apart)
 
-    Neither are those of tasks whose streams are narrower than the base's.
-    """
-    narrow = [task.name for task in tasks if narrow_streams(backbone, task.versions)]
-    apart = tuple(dict.fromkeys((*apart, *narrow)))
-    together = [task for task in tasks if task.name not in apart]
+
+def plan_as(
+    backbone: Backbone, tasks: Sequence[Task], merge: Merge, grouped: Sequence[str], apart: Sequence[str]
+) -> Plan:
+    """As `make_plan`; streams of tasks that are narrower than the base's are `apart` too."""
     return make_plan(
         backbone.topology,
         owners(tasks),
         siamese=[task.name for task in tasks if task.siamese],
-        merge="never" if options.merge == "never" else "always",
-        grouped=groupable(backbone, together) if options.lowering == "grouped" else (),
-        apart=apart,
+        merge=merge,
+        grouped=grouped,
+        apart=_apart(backbone, tasks, apart),
     )
+
+
+def grouped_units(backbone: Backbone, tasks: Sequence[Task], apart: Sequence[str]) -> tuple[str, ...]:
+    """Forked units that can run as one operator for all tasks that are not `apart`."""
+    lone = _apart(backbone, tasks, apart)
+    return groupable(backbone, [task for task in tasks if task.name not in lone])
+
+
+def _apart(backbone: Backbone, tasks: Sequence[Task], apart: Sequence[str]) -> tuple[str, ...]:
+    narrow = [task.name for task in tasks if narrow_streams(backbone, task.versions)]
+    return tuple(dict.fromkeys((*apart, *narrow)))
 
 
 def _manifest(

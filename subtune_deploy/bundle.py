@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -141,11 +142,14 @@ def add_engine(
     make: Compile | None = None,
     calibration: Batch | None = None,
     progress: Progress = silent,
+    graphs: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Compile both graphs for `target` into the folder of its name, and enter it in the manifest.
 
     An engine of that name is replaced, with its parity figures and measurements. `make` takes the place of the
-    backend's `compile`. `calibration`: inputs (n, C, H, W) that an int8 target needs. Nothing changes if compiling
+    backend's `compile`. `calibration`: inputs (n, C, H, W) that an int8 target needs. `graphs`: a folder with other
+    graphs of these tasks, which the engine keeps with it; `facts`: told of it besides. Nothing changes if compiling
     or `check` fails. Raises BundleError, TargetError, InputError (calibration), Unavailable, and what `check`
     raises.
     """
@@ -157,10 +161,9 @@ def add_engine(
         replaced_file(bundle.path / MANIFEST) as pending,
         staged(bundle.path / target.name, replace_kind=RECIPE) as folder,
     ):
-        source = engine_source(bundle, folder, target)
-        if source != bundle.path:
-            source.mkdir()
-            converted(bundle.path, source, target.precision, calibration, signed=signed(target))
+        source = compiler_source(graphs or bundle.path, folder, target, calibration)
+        if source == graphs:
+            shutil.copytree(graphs, folder / SOURCE)
         with told_as(source, bundle.path):  # a converted graph that is refused is not kept: say whose it was
             for role in ROLES:
                 (make or backend.compile)(source, folder, role, target, progress)
@@ -169,14 +172,26 @@ def add_engine(
         checked = check(folder)
         last.enter_context(held(bundle.path))  # until folder and manifest have their names
         current = read_manifest(bundle.path / MANIFEST)  # it may have changed while we compiled
+        checked = replace(checked, facts={**checked.facts, **(facts or {})})
         manifest = _with_engine(current, target, backend, _hashes(folder, f"{target.name}/"), checked)
         pending.write_text(to_json(manifest), encoding="utf-8")
     return Bundle(bundle.path, manifest)
 
 
+def compiler_source(graphs: Path, folder: Path, target: Target, calibration: Batch | None) -> Path:
+    """Where a compiler reads: `graphs`, or the same in the target's precision, which is then made in `folder`."""
+    if not carried(target):
+        return graphs
+    source = folder / SOURCE
+    source.mkdir()
+    converted(graphs, source, target.precision, calibration, signed=signed(target))
+    return source
+
+
 def engine_source(bundle: Bundle, folder: Path, target: Target) -> Path:
     """Where the graphs lie that the engine in `folder` was compiled from."""
-    return folder / SOURCE if carried(target) else bundle.path
+    own = folder / SOURCE
+    return own if carried(target) or own.is_dir() else bundle.path
 
 
 def engine_target(bundle: Bundle, name: str) -> Target:

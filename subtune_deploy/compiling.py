@@ -4,6 +4,7 @@ the device that runs them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,10 +31,21 @@ def compile_bundle(
     make: Compile | None = None,
     calibration: Batch | None = None,
     progress: Progress = silent,
+    graphs: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Build the engine of `target` in the bundle, checked before it gets its name; see `add_engine`."""
     checks = partial(check_engine, bundle, target, deep=True)
-    return add_engine(bundle, target, checks, make=make, calibration=calibration, progress=progress)
+    return add_engine(
+        bundle,
+        target,
+        checks,
+        make=make,
+        calibration=calibration,
+        progress=progress,
+        graphs=graphs,
+        facts=facts,
+    )
 
 
 def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = False) -> Checked:

@@ -235,7 +235,8 @@ def _refit(old: Bundle, new: Bundle, pack: Pack, task: str, target: Target, say:
     versions = old.manifest.engines[target.name].versions
     here = backend.probe()
     same = versions.get(target.backend) == here.version
-    able = refit_file is not None and target.options.get("refit") is True and here.runs and same
+    plain = "plan" not in old.manifest.engines[target.name].facts  # the new graph is made as the bundle's is
+    able = refit_file is not None and target.options.get("refit") is True and here.runs and same and plain
     if not able or not _alike(old, new, pack, task):
         return None
 

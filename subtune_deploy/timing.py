@@ -65,6 +65,7 @@ def time_bundle(
 
 def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
     tasks = [task for task in manifest.tasks if task.name != BASE]
+    plan = manifest.engines[target].facts.get("plan", manifest.plan)
     forks: Mapping[str, tuple[int, ...]] = {task.name: task.layers for task in tasks}
     prunings = {task.prune for task in tasks}
     return {
@@ -76,8 +77,8 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
         "forks": forks,
         "prune": prunings.pop() if len(prunings) == 1 else None,
         "classes": {task.name: task.classes for task in tasks},
-        "merge": manifest.plan.get("merge"),
-        "grouped": tuple(manifest.plan.get("grouped", ())),
+        "merge": plan.get("merge"),
+        "grouped": tuple(plan.get("grouped", ())),
         "target": target,
         "backend": manifest.engines[target].backend,
         "precision": manifest.engines[target].precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,12 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..backbone import Backbone
+    from ..backends.base import Batch, Target
     from ..bundle import Bundle, Checked
+    from ..plan_search import Fastest
+    from ..stats import Ratio
+    from ..tasks import Task
 
 NOT_RUN = (
     "not yet run on hardware: its device is not here; checked is what the compiler was given, and its file"
@@ -38,8 +44,31 @@ NOT_COMPARED = "no answers were compared"
 @bundle_argument
 @targets_option
 @calibrate_option
-def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> None:
-    """Engines for targets, kept if every task answers rightly."""
+@click.option(
+    "--merge",
+    type=click.Choice(["exported", "auto"]),
+    default="exported",
+    show_default=True,
+    help="auto: pack streams where that is measured to be fastest.",
+)
+@click.option(
+    "--lowering",
+    type=click.Choice(["exported", "auto"]),
+    default="exported",
+    show_default=True,
+    help="auto: group forked blocks where that is measured to be fastest.",
+)
+@click.option(
+    "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
+)
+def compile_(
+    folder: Path, targets: tuple[str, ...], calibrate: Path | None, merge: str, lowering: str, model: str | None
+) -> None:  # fmt: skip
+    """Engines for targets, kept if every task answers rightly.
+
+    With --merge auto and --lowering auto, plans are compiled and run by turns on each target; one that is shown to be
+    faster than the exported one is taken, and kept with what it was measured against.
+    """
     from ..backends import get_backend
     from ..bundle import open_bundle
     from ..compiling import compile_bundle
@@ -50,10 +79,19 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> 
     for recipe in recipes:
         get_backend(recipe.backend)  # told before the first engine is built, not between two
     calibration = read_inputs(calibrate, folder)
+    search = _Search(merge == "auto", lowering == "auto", calibration)
+    made = _made_from(bundle, model) if search.merge or search.lowering else None
     for recipe in recipes:
-        with _reported(recipe.name), bar(f"compiling for {recipe.name}") as tick:
-            bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick)
+        with (
+            _reported(recipe.name),
+            search.fastest(bundle, recipe, made) as found,
+            bar(f"compiling for {recipe.name}") as tick,
+        ):
+            own: dict[str, Any] = found.own if found else {}
+            bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick, **own)
         click.echo(f"engine {recipe.name}:")
+        if found:
+            _print_plans(found)
         if any(figure.get("engine") == recipe.name for figure in bundle.manifest.parity):
             _print_parity(bundle, recipe.name)
         else:
@@ -61,6 +99,50 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None) -> 
         if not bundle.manifest.engines[recipe.name].ran:
             click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
+
+
+def _made_from(bundle: Bundle, model: str | None) -> tuple[Backbone, list[Task]]:
+    from ..sources import read_sources
+
+    messages.print("making the bundle's network and tasks again")
+    return read_sources(bundle, model)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is asked of the plan."""
+
+    merge: bool
+    lowering: bool
+    calibration: Batch | None
+
+    @contextmanager
+    def fastest(
+        self, bundle: Bundle, target: Target, made: tuple[Backbone, list[Task]] | None
+    ) -> Iterator[Fastest | None]:
+        """None where nothing was asked."""
+        if made is None:
+            yield None
+            return
+        from ..plan_search import fastest_plan
+
+        with fastest_plan(
+            bundle, *made, target, merge=self.merge, lowering=self.lowering, calibration=self.calibration,
+            say=lambda line: messages.print(f"{target.name}: {line}"),
+        ) as found:  # fmt: skip
+            yield found
+
+
+def _print_plans(found: Fastest) -> None:
+    """What was tried, and what was kept."""
+    rows = [(each.plan, each.against, each.failed or _range(each.ratio)) for each in found.tried]
+    if rows:
+        print_table(("plan", "against", "times as long"), rows)
+    click.echo(f"plan: {found.name}")
+
+
+def _range(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 @contextmanager

@@ -1,0 +1,267 @@
+"""How forks and rejoins run fastest on a target: plans are compiled, checked and run by turns; the fastest is kept.
+
+    with fastest_plan(bundle, backbone, tasks, target) as found:
+        compile_bundle(bundle, target, **found.own)
+
+The plan that the bundle was exported with is the one to beat. First it is asked where streams should be packed, then,
+of the best of these, which forked blocks should run as one grouped operator. All plans of an axis run by turns; the
+fastest of those whose 95 % interval shows them to be faster runs once more, against the one to beat alone, and takes
+its place if that shows it again. What is measured is a batch of the bundle's size, or one picture where that is open.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .backbone import Backbone
+from .backends import get_backend
+from .backends.base import ROLES, Batch, Engine, Progress, Target, silent
+from .build import Say, grouped_units, plan_as
+from .bundle import Bundle, Compile, compiler_source
+from .compiling import check_engine
+from .errors import SubtuneError, Unavailable
+from .export import export
+from .measure import Measurement, Protocol, fresh_batches, measure
+from .plan import Merge, Plan
+from .records import to_plain
+from .runtime import failed, open_engine
+from .staging import told_as
+from .stats import Ratio
+from .tasks import Task
+
+COMPARISON = Protocol(seconds=10.0, precision=0.005)
+"""Of the plans of one axis by turns, and of the winner and the one to beat alone."""
+LATE, SINGLE = 3, 4
+"""Stages at which packing may begin, and forked blocks up to which each is tried as the only grouped one."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan in words, and its latency relative to the one that it was to beat, or why there is none."""
+
+    plan: str
+    against: str
+    ratio: Ratio | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """`graphs`: its ONNX files in float32, None where they are the bundle's; `make`: takes what was compiled already.
+
+    Both last as long as the context does.
+    """
+
+    name: str
+    plan: Plan
+    graphs: Path | None
+    make: Compile
+    tried: tuple[Tried, ...]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """For `compile_bundle`."""
+        return {"graphs": self.graphs, "make": self.make, "facts": self.facts}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest keeps of what it was held against, and of graphs that are not the bundle's."""
+        told = {"searched": to_plain(self.tried)}
+        plan = {"merge": self.plan.merge, "grouped": self.plan.grouped, "rejoins": self.plan.rejoins}
+        return told if self.graphs is None else {**told, "plan": to_plain(plan)}
+
+
+@contextmanager
+def fastest_plan(
+    bundle: Bundle,
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    target: Target,
+    *,
+    merge: bool = True,
+    lowering: bool = True,
+    calibration: Batch | None = None,
+    protocol: Protocol = COMPARISON,
+    say: Say = lambda line: None,
+) -> Iterator[Fastest]:
+    """The plan whose engine for `target` answers soonest, of those that `merge` and `lowering` leave open.
+
+    `backbone`, `tasks`: what `bundle` was made from. `calibration`: inputs (n, C, H, W) that an int8 target needs.
+    Plans that cannot be exported or compiled, or whose engines answer wrongly, are told and left out, but for the
+    bundle's own. Raises Unavailable, also where the target's device is not here, ParityError, BundleError, InputError.
+    """
+    if not get_backend(target.backend).probe().runs:
+        raise Unavailable(
+            f"plans for {target.name} cannot be run: its device is not here", "search on the device"
+        )
+    with tempfile.TemporaryDirectory(prefix="subtune-plans-") as folder:
+        search = _Search(bundle, backbone, tasks, target, calibration, protocol, say, Path(folder))
+        best = search.exported()
+        for asked, axis in ((merge, _merges), (lowering, _lowerings)):
+            best = (
+                search.raced(best, axis(backbone, tasks, best.plan, bundle.manifest.batch)) if asked else best
+            )
+        graphs = None if best.graphs == bundle.path else best.graphs
+        yield Fastest(best.name, best.plan, graphs, _taking(best.folder), tuple(search.tried))
+
+
+# What there is to choose from: plans by what is special about them
+
+Plans = Mapping[str, Plan]
+
+
+def _merges(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int | None) -> Plans:
+    """Packing always, never, or not before the next stages of the backbone begin."""
+    nodes = backbone.topology.nodes
+    always = plan_as(backbone, tasks, "always", best.grouped, best.apart)
+    if not always.rejoins:
+        return {}
+    first = [node.name for node in nodes].index(always.rejoins[0])
+    late = [place for place in _stage_starts(backbone) if place > first][:LATE]
+    ways: dict[str, Merge] = {"merged": "always", "not merged": "never"}
+    ways |= {
+        f"merged from {nodes[place].name} on": tuple(node.name for node in nodes[place:] if node.macs)
+        for place in late
+    }
+    return {name: plan_as(backbone, tasks, way, best.grouped, best.apart) for name, way in ways.items()}
+
+
+def _stage_starts(backbone: Backbone) -> list[int]:
+    """Places of the nodes at which a block begins whose answers have another shape than those of the block before."""
+    units = [node.unit for node in backbone.topology.nodes]
+    starts = [f"block{b.index}" for a, b in pairwise(backbone.blocks) if a.output_shape != b.output_shape]
+    return [units.index(unit) for unit in starts if unit in units]
+
+
+def _lowerings(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int | None) -> Plans:
+    """Branches, or all forked blocks grouped that can be, or one of them. Grouping needs a fixed batch."""
+    units = grouped_units(backbone, tasks, best.apart) if batch else ()
+    singles = [(unit,) for unit in units] if 1 < len(units) <= SINGLE else []
+    ways = {"branches": (), **{f"grouped {', '.join(way)}": way for way in (units, *singles) if way}}
+    return {name: plan_as(backbone, tasks, best.merge, way, best.apart) for name, way in ways.items()}
+
+
+# What they take
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A plan with its graphs, and its engines in a folder."""
+
+    name: str
+    plan: Plan
+    graphs: Path
+    folder: Path
+    engine: Engine
+
+
+@dataclass
+class _Search:
+    """Plans become engines of the bundle's tasks, each in a place of its own below `place`."""
+
+    bundle: Bundle
+    backbone: Backbone
+    tasks: Sequence[Task]
+    target: Target
+    calibration: Batch | None
+    protocol: Protocol
+    say: Say
+    place: Path
+    tried: list[Tried] = field(default_factory=list)
+    count: int = 0
+
+    def exported(self) -> _Made:
+        """The one to beat."""
+        self.say("compiling as exported")
+        return self._compiled("as exported", Plan.from_json(self.bundle.manifest.plan), self.bundle.path)
+
+    def raced(self, best: _Made, plans: Plans) -> _Made:
+        """The fastest of `plans` if it is shown to be faster than `best`, twice; else `best`."""
+        made = {name: self._attempted(name, plan, best) for name, plan in _new(plans, best.plan).items()}
+        others = {name: each for name, each in made.items() if each}
+        if not others:
+            return best
+        self.say(f"running {len(others) + 1} plans by turns")
+        seen = self._measured(best, *others.values())
+        ratios = {name: seen.ratio(name) for name in others}
+        self.tried += [Tried(name, best.name, ratio) for name, ratio in ratios.items()]
+        shown = [name for name, ratio in ratios.items() if ratio.high < 1]
+        winner = others[min(shown, key=lambda name: ratios[name].value)] if shown else best
+        if winner is not best:
+            self.say(f"once more, {winner.name} against {best.name}")
+            again = self._measured(best, winner).ratio(winner.name)
+            self.tried.append(Tried(winner.name, best.name, again))
+            winner = winner if again.high < 1 else best
+        for loser in (best, *others.values()):
+            if loser is not winner:
+                self._drop(loser)
+        return winner
+
+    def _attempted(self, name: str, plan: Plan, best: _Made) -> _Made | None:
+        self.say(f"compiling {name}")
+        graphs = self._folder() / "graphs"
+        try:
+            with told_as(graphs, self.bundle.path):
+                graphs.mkdir()
+                exported = export(self.backbone, self.tasks, plan, batch=self.bundle.manifest.batch)
+                exported.save(graphs, program=self.target.backend == "torch")
+                return self._compiled(name, plan, graphs)
+        except SubtuneError as error:
+            self.tried.append(Tried(name, best.name, failed=error.message))
+            return None
+
+    def _compiled(self, name: str, plan: Plan, graphs: Path) -> _Made:
+        """Checked against the stand-alone models."""
+        folder = self._folder() / "engine"
+        folder.mkdir()
+        backend = get_backend(self.target.backend)
+        source = compiler_source(graphs, folder, self.target, self.calibration)
+        for role in ROLES:
+            backend.compile(source, folder, role, self.target)
+        check_engine(self.bundle, self.target, folder)
+        return _Made(name, plan, graphs, folder, open_engine(self.bundle, self.target, folder, "graph"))
+
+    def _drop(self, made: _Made) -> None:
+        for folder in {made.folder.parent, made.graphs.parent} - {self.bundle.path.parent}:
+            shutil.rmtree(folder)
+
+    def _folder(self) -> Path:
+        self.count += 1
+        folder = self.place / str(self.count)
+        folder.mkdir()
+        return folder
+
+    def _measured(self, *plans: _Made) -> Measurement:
+        batches = fresh_batches(self.backbone.input, self.bundle.manifest.batch or 1)
+        try:
+            return measure({each.name: each.engine for each in plans}, batches, self.protocol)
+        except SubtuneError:
+            raise
+        except Exception as error:  # the libraries' own, which share no base class
+            raise failed(self.target.name, error) from error
+
+
+def _new(plans: Plans, best: Plan) -> dict[str, Plan]:
+    """Those whose steps are not those of another."""
+    found, seen = dict[str, Plan](), [best.steps]
+    for name, plan in plans.items():
+        if plan.steps not in seen:
+            seen.append(plan.steps)
+            found[name] = plan
+    return found
+
+
+def _taking(made: Path) -> Compile:
+    """In the place of compiling: what lies in the folder `made`."""
+
+    def take(source: Path, folder: Path, role: str, target: Target, progress: Progress = silent) -> None:
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+
+    return take

@@ -1,0 +1,264 @@
+"""Plans that are searched: what there is to choose from, what is chosen, and that nothing but time changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from tiny_cli import Ran, cli, write_network
+
+from subtune_deploy import plan_search
+from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.backends.base import Engine
+from subtune_deploy.build import BuildOptions, build
+from subtune_deploy.bundle import Bundle, open_bundle
+from subtune_deploy.errors import ModelError
+from subtune_deploy.measure import Measurement, Protocol
+from subtune_deploy.models import load_model
+from subtune_deploy.plan import Plan
+from subtune_deploy.plan_search import Fastest, Tried, fastest_plan
+from subtune_deploy.runtime import load_engine
+from subtune_deploy.spec import Pruning
+from subtune_deploy.stats import Ratio
+from subtune_deploy.targets import load_target
+from subtune_deploy.tasks import Task, candidate_task
+from subtune_deploy.timing import time_bundle
+
+QUICK = Protocol(seconds=0.2)
+Made = tuple[Bundle, Backbone, list[Task]]
+Favour = Callable[..., list[tuple[str, ...]]]
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Backbone:
+    return trace(load_model("resnet18", input_size=(3, 32, 32)))
+
+
+@pytest.fixture(scope="module")
+def middle(resnet: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Two tasks on blocks 2 and 3 of ResNet-18, whose blocks 3, 5 and 7 halve the picture."""
+    return bundled(resnet, tmp_path_factory.mktemp("middle") / "b", (2, 3), (2, 3))
+
+
+def bundled(network: Backbone, out: Path, *forks: tuple[int, ...], **options: Any) -> Made:
+    tasks = [candidate_task(network, f"task{n}", fork, seed=n) for n, fork in enumerate(forks, start=1)]
+    return build(network, tasks, out, BuildOptions(**options)), network, tasks
+
+
+@pytest.fixture
+def favour(monkeypatch: pytest.MonkeyPatch) -> Favour:
+    """Sets how long plans seem to take, by name, 1 where not given, and tells which were run by turns."""
+    ran = list[tuple[str, ...]]()
+
+    def choose(spans: Mapping[str, float] | None = None) -> list[tuple[str, ...]]:
+        def measure(engines: Mapping[str, Engine], batches: Any, protocol: Protocol) -> Measurement:
+            for engine in engines.values():
+                assert engine.run(batches[0])
+            ran.append(tuple(engines))
+            return Measurement(
+                protocol, {name: ((spans or {}).get(name, 1.0),) * 24 for name in engines}, True
+            )
+
+        monkeypatch.setattr(plan_search, "measure", measure)
+        return ran
+
+    return choose
+
+
+def found(made: Made, **asked: Any) -> Fastest:
+    with fastest_plan(*made, load_target("cpu"), protocol=QUICK, **asked) as best:
+        return best
+
+
+def test_packing_may_start_with_every_later_stage_or_nowhere(middle: Made, favour: Favour) -> None:
+    ran = favour()
+    best = found(middle)
+    late = [name for name in ran[0] if name.startswith("merged from")]
+    assert ran[0] == ("as exported", "not merged", *late)  # merged is as exported
+    assert [name.split()[2].split("_")[0] for name in late] == ["layer3", "layer4"]
+    assert ran[1] == ("as exported", "grouped block2, block3", "grouped block2", "grouped block3")
+    assert best.name == "as exported"
+    assert best.graphs is None
+    assert {each.ratio for each in best.tried} == {Ratio(1.0, 1.0, 1.0)}
+    assert "plan" not in best.facts
+
+
+def test_packing_that_starts_late_starts_where_there_is_something_to_multiply(middle: Made) -> None:
+    _, backbone, tasks = middle
+    macs = {node.name: node.macs for node in backbone.topology.nodes}
+    plans = plan_search._merges(backbone, tasks, Plan.from_json(middle[0].manifest.plan), 1)
+    assert all(macs[name] for plan in plans.values() for name in plan.rejoins)
+    firsts = [plan.rejoins[:1] for plan in plans.values()]
+    assert len(set(firsts)) == len(firsts)  # each begins elsewhere, one nowhere
+
+
+def test_a_fork_of_the_last_block_leaves_nothing_to_merge(
+    resnet: Backbone, favour: Favour, tmp_path: Path
+) -> None:
+    ran = favour()
+    found(bundled(resnet, tmp_path / "b", (8,)), lowering=False)
+    assert ran == []
+
+
+def test_the_fastest_of_each_axis_goes_on_when_it_was_shown_twice(middle: Made, favour: Favour) -> None:
+    ran = favour({"not merged": 0.9, "grouped block2": 0.8, "grouped block3": 0.85})
+    best = found(middle)
+    assert (best.plan.merge, best.plan.grouped) == ("never", ("block2",))
+    assert [each[0] for each in ran] == ["as exported", "as exported", "not merged", "not merged"]
+    assert ran[1::2] == [("as exported", "not merged"), ("not merged", "grouped block2")]
+    assert [each.against for each in best.tried[-2:]] == ["not merged"] * 2
+    assert best.facts["plan"]["grouped"] == ["block2"]
+
+
+def test_what_is_not_shown_again_is_not_taken(middle: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest of several by turns may have been lucky."""
+    spans = iter([0.5, 1.0])
+
+    def measure(engines: Mapping[str, Engine], batches: object, protocol: Protocol) -> Measurement:
+        mine = next(spans)
+        times = {name: mine if name == "not merged" else 1.0 for name in engines}
+        return Measurement(protocol, {name: (each,) * 24 for name, each in times.items()}, True)
+
+    monkeypatch.setattr(plan_search, "measure", measure)
+    best = found(middle, lowering=False)
+    assert best.name == "as exported"
+    assert [each.ratio.value for each in best.tried if each.plan == "not merged" and each.ratio] == [0.5, 1.0]
+
+
+def test_of_those_shown_to_be_faster_the_fastest_is_taken(
+    middle: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is faster in the middle but not for sure does not hide another that is."""
+
+    def measure(engines: Mapping[str, Engine], batches: object, protocol: Protocol) -> Measurement:
+        return Measurement(protocol, dict.fromkeys(engines, (1.0,) * 24), True)
+
+    ratios = {"not merged": Ratio(0.8, 0.6, 1.1)}
+    monkeypatch.setattr(plan_search, "measure", measure)
+    monkeypatch.setattr(Measurement, "ratio", lambda self, name: ratios.get(name, Ratio(0.9, 0.85, 0.95)))
+    assert found(middle, lowering=False).name.startswith("merged from layer3")
+
+
+def test_what_is_not_asked_for_is_not_tried(middle: Made, favour: Favour) -> None:
+    ran = favour()
+    found(middle, merge=False)
+    assert [each[1].split()[0] for each in ran] == ["grouped"]
+    ran.clear()
+    found(middle, lowering=False)
+    assert [each[1] for each in ran] == ["not merged"]
+
+
+def test_a_dynamic_batch_cannot_be_grouped(resnet: Backbone, favour: Favour, tmp_path: Path) -> None:
+    ran = favour()
+    found(bundled(resnet, tmp_path / "b", (2,), batch=None), merge=False)
+    assert ran == []
+
+
+def test_a_plan_that_cannot_be_made_is_told_and_left_out(
+    middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favour()
+    real = plan_search.export
+
+    def export(backbone: Backbone, tasks: Any, plan: Plan, **how: Any) -> Any:
+        if plan.grouped == ("block2",):
+            raise ModelError("no", "hint")
+        return real(backbone, tasks, plan, **how)
+
+    monkeypatch.setattr(plan_search, "export", export)
+    best = found(middle, merge=False)
+    assert best.tried[0] == Tried("grouped block2", "as exported", failed="no")
+    assert len(best.tried) == 3
+
+
+def test_a_narrow_task_runs_apart_and_the_others_may_be_grouped(
+    resnet: Backbone, favour: Favour, tmp_path: Path
+) -> None:
+    ran = favour()
+    prune = Pruning(0.5, outer=True)
+    tasks = [candidate_task(resnet, f"task{n}", (8,), seed=n) for n in (1, 2)]
+    tasks.append(candidate_task(resnet, "narrow", (8,), seed=3, prune=prune))
+    made = build(resnet, tasks, tmp_path / "b"), resnet, tasks
+    found(made, merge=False)
+    assert ran == [("as exported", "grouped block8")]
+
+
+# Through compile, into the bundle
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan_search")
+    write_network(folder)
+    network = ("--model", f"{folder}/net.py:Net", "--weights", folder / "base.pt")
+    ran = cli("export", *network, "--layers", "2-3", "--tasks", 2, "-o", folder / "bundle")
+    assert ran.status == 0, ran.err
+    return folder
+
+
+def compiled(place: Path, *asked: object, target: str = "cpu") -> Ran:
+    return cli("compile", place / "bundle", "--target", target, "--model", f"{place}/net.py:Net", *asked)
+
+
+def test_the_engine_keeps_its_own_graph_and_what_it_was_held_against(
+    place: Path, favour: Favour, tmp_path: Path
+) -> None:
+    favour({"grouped block2, block3": 0.5})
+    ran = compiled(place, "--merge", "auto", "--lowering", "auto")
+    assert ran.status == 0, ran.err
+    assert "plan: grouped block2, block3" in ran.out
+    bundle = open_bundle(place / "bundle")
+    facts = bundle.manifest.engines["cpu"].facts
+    assert facts["plan"]["grouped"] == ["block2", "block3"]
+    assert {each["plan"] for each in facts["searched"]} >= {"not merged", "grouped block2"}
+    own = onnx.load(place / "bundle" / "cpu" / "source" / "graph.onnx")
+    assert any(each.name == "group" and each.i > 1 for node in own.graph.node for each in node.attribute)
+    result = time_bundle(bundle, "cpu", QUICK)
+    assert (result.merge, result.grouped) == ("always", ("block2", "block3"))
+    assert cli("verify", place / "bundle", "--deep").status == 0
+    batch = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    searched = load_engine(bundle, "cpu").run(batch)
+    shipped = tmp_path / "shipped.tar"
+    assert cli("ship", place / "bundle", "--as", "tar", "-o", shipped).status == 0
+    assert compiled(place).status == 0  # as exported again
+    bundle = open_bundle(place / "bundle")
+    assert not bundle.manifest.engines["cpu"].facts.keys() & {"plan", "searched"}
+    assert not (place / "bundle" / "cpu" / "source").exists()
+    for name, answer in load_engine(bundle, "cpu").run(batch).items():
+        np.testing.assert_allclose(searched[name], answer, rtol=1e-4, atol=1e-5)
+
+
+def test_the_torch_backend_keeps_the_program_too(place: Path, favour: Favour) -> None:
+    favour({"not merged": 0.5})
+    ran = compiled(place, "--merge", "auto", target="torch-cpu")
+    assert ran.status == 0, ran.err
+    assert "plan: not merged" in ran.out
+    assert cli("verify", place / "bundle").status == 0
+
+
+def test_measured_for_real_it_is_never_taken_unless_shown_to_be_faster(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_search.fastest_plan.__wrapped__, "__kwdefaults__", {
+        **plan_search.fastest_plan.__wrapped__.__kwdefaults__, "protocol": QUICK,
+    })  # fmt: skip
+    ran = compiled(place, "--merge", "auto")
+    assert ran.status == 0, ran.err
+    facts = open_bundle(place / "bundle").manifest.engines["cpu"].facts
+    shown = [each for each in facts["searched"] if each["ratio"] and each["ratio"]["high"] < 1]
+    assert ("plan" in facts) <= bool(shown)
+    assert facts["searched"][0]["against"] == "as exported"
+
+
+def test_bad_input_is_one_line(place: Path) -> None:
+    for arguments, says in {
+        ("--target", "cpu", "--merge", "auto"): "which is not run unasked",
+        ("--target", "cpu", "--merge", "fast"): "'fast' is not one of",
+    }.items():
+        ran = cli("compile", place / "bundle", *arguments)
+        assert (ran.status, ran.out) == (2, ""), ran.err
+        assert says in ran.err
