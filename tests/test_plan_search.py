@@ -180,11 +180,11 @@ def test_a_narrow_task_runs_apart_and_the_others_may_be_grouped(
 ) -> None:
     ran = favour()
     prune = Pruning(0.5, outer=True)
-    tasks = [candidate_task(resnet, f"task{n}", (8,), seed=n) for n in (1, 2)]
-    tasks.append(candidate_task(resnet, "narrow", (8,), seed=3, prune=prune))
+    tasks = [candidate_task(resnet, f"task{n}", (7, 8), seed=n) for n in (1, 2)]
+    tasks.append(candidate_task(resnet, "narrow", (7, 8), seed=3, prune=prune))
     made = build(resnet, tasks, tmp_path / "b"), resnet, tasks
     found(made, merge=False)
-    assert ran == [("as exported", "grouped block8")]
+    assert ran == [("as exported", "grouped block7, block8", "grouped block7", "grouped block8")]
 
 
 # Through compile, into the bundle
