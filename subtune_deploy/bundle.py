@@ -35,7 +35,7 @@ from .targets import check_target
 NAMED = 10
 """Files that an error names; of more it gives the number."""
 SOURCE = "source"
-"""In an engine's folder: the graphs it was compiled from, where those carry its precision."""
+"""In an engine's folder: the graphs it was compiled from, where those are not the bundle's own."""
 PATIENCE = 60
 """Seconds to wait for who holds a bundle: it is held for the time of renaming, not of compiling."""
 

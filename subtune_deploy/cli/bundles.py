@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import click
 from ..errors import Unavailable
 from .common import (
     UNASKED,
+    Command,
     bar,
     bundle_argument,
     calibrate_option,
@@ -40,24 +41,23 @@ NOT_RUN = (
 NOT_COMPARED = "no answers were compared"
 
 
+def _axis(flag: str, what: str) -> Callable[[Command], Command]:
+    """What of a plan is left as it was exported, or searched for."""
+    return click.option(
+        flag,
+        type=click.Choice(["exported", "auto"]),
+        default="exported",
+        show_default=True,
+        help=f"auto: {what} where that is measured to be fastest.",
+    )
+
+
 @click.command("compile")
 @bundle_argument
 @targets_option
 @calibrate_option
-@click.option(
-    "--merge",
-    type=click.Choice(["exported", "auto"]),
-    default="exported",
-    show_default=True,
-    help="auto: pack streams where that is measured to be fastest.",
-)
-@click.option(
-    "--lowering",
-    type=click.Choice(["exported", "auto"]),
-    default="exported",
-    show_default=True,
-    help="auto: group forked blocks where that is measured to be fastest.",
-)
+@_axis("--merge", "pack streams")
+@_axis("--lowering", "group forked blocks")
 @click.option(
     "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
 )

@@ -73,12 +73,15 @@ def pareto(
     from ..documents import read_document
     from ..tradeoff import draw_tradeoff, latencies, other_heads
     from ..tuning.documents import Profile
+    from ..tuning.drawing import check_picture
 
     limits: dict[str, Any] = {
         "max_added": parse_percent("--max-added", max_added),
         "min_accuracy": parse_percent("--min-accuracy", min_accuracy),
     }
     _check_sources(run, calibration, confirm, across)
+    if picture:
+        check_picture(picture)  # told before anything is measured
     profile = read_document(Profile, document)
     if calibration is None:
         assert run is not None

@@ -95,10 +95,11 @@ def cost(
 
     prune = read_pruning(network)
     backbone = read_backbone(**network)
-    fork, costing, measured = read_layers(layers, backbone), Costing(backbone), None
+    fork, measured = read_layers(layers, backbone), None
     if calibration:
         measured = read_calibration(calibration, backbone, across=across, classes=classes)
         classes = measured[0].classes  # where none was asked for, those that it was measured with
+    costing = measured[0].costing if measured else Costing(backbone)
     works, base = costing.works([fork] * tasks, prune, classes), costing.base
     predicted: Predictions = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
     found: dict[str, Any] = {
