@@ -20,7 +20,7 @@ from .blocks import find_blocks
 from .checkpoint import fingerprint
 from .errors import ModelError
 from .models import Model
-from .probing import Seen, Shape, carry_of, input_errors, probe
+from .probing import Seen, Shape, carry_of, elements_of, input_errors, probe
 from .records import to_plain
 from .spec import Block, InputSpec
 from .topology import Node, Topology
@@ -139,6 +139,7 @@ def _topology(
             _unit_of_node(node, unit_of),
             carry_of(small[node].value, large[node].value),
             small[node].macs,
+            elements_of(small[node].value) // PROBE_BATCHES[0],
         )
         for node in graph.nodes
     )

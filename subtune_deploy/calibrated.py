@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from .work import Cost, Work
+from .work import Cost, Work, unpacked
 
 RATES = ((0.6, 0.5), (0.2, 0.3), (0.1, 0.2), (0.1, 0.2))
 """Prior mean and deviation of the base's share of time that is due to multiply-adds, activations, weights, launches."""
@@ -77,7 +77,8 @@ class Calibrated:
         apart = sum(
             min(0.0, float(_shares(cost, self.whole)[2:] @ self.mean[2 : len(RATES)])) for cost in idle
         )
-        return self.predict(works).ratio - self.predict(base).ratio + (others + 1) * apart
+        alone = self.predict(unpacked(works)).ratio - self.predict(base).ratio
+        return alone + (others + 1) * apart
 
     def learn(self, works: Works, ratio: float, deviation: float) -> Calibrated:
         """With one measurement more: a plan's `ratio` to the base, and its standard error."""

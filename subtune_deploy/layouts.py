@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from .packing import stretches
 from .plan import Streams
 from .topology import Carry
 
@@ -35,7 +36,9 @@ class Layouts:
             return values[0].node
         key = (wanted, tuple(id(value.node) for value in values))
         if key not in self.made:
-            parts = [self._range(value, run, carry) for value, run in _runs(values, wanted)]
+            homes = dict(zip(wanted, values, strict=True))
+            cut = stretches([value.streams for value in values], wanted)
+            parts = [self._range(homes[stretch[0]], stretch, carry) for _, stretch in cut]
             self.made[key] = parts[0] if len(parts) == 1 else self._pack(parts, carry)
         return self.made[key]
 
@@ -86,17 +89,3 @@ class Layouts:
         if isinstance(value, (tuple, list)):
             return value[position]
         return self.graph.call_function(operator.getitem, (value, position))
-
-
-def _runs(values: Sequence[Value], wanted: Streams) -> list[tuple[Value, Streams]]:
-    """`wanted` cut into stretches that lie side by side in one value."""
-    runs: list[tuple[Value, Streams]] = []
-    for value, stream in zip(values, wanted, strict=True):
-        if runs and runs[-1][0].node is value.node:
-            longer = (*runs[-1][1], stream)
-            start = value.streams.index(longer[0])
-            if value.streams[start : start + len(longer)] == longer:
-                runs[-1] = (value, longer)
-                continue
-        runs.append((value, (stream,)))
-    return runs

@@ -1,8 +1,9 @@
 """The plan: for every node of the backbone, which streams run it, with whose weights, packed or apart.
 
 Two tasks are in the same stream at a node while the weights and the inputs that led there are the same. A
-node runs once per version of its weights; the streams of one version are packed on the batch axis. A stream
-is named after the first task in it, a version after the first task that owns it, `base` coming first.
+node runs once per version of its weights; the streams of one version are packed on the batch axis, in the order in
+which they rejoined. A stream is named after the first task in it, a version after the first task that owns it, `base`
+coming first.
 
 Pure data from pure data: no torch, no weights.
 """
@@ -119,6 +120,12 @@ class _Planner:
 
     def __post_init__(self) -> None:
         self.carries = {node.name: node.carry for node in self.topology.nodes}
+        self.last = {task: self._last_own(task) for task in self.owners}
+
+    def _last_own(self, task: str) -> int:
+        """Index of the node behind which all weights are the base's again, but for the head's; -1 for none."""
+        own = self.owners[task].keys() - set(self.topology.heads)
+        return max((i for i, node in enumerate(self.topology.nodes) if node.unit in own), default=-1)
 
     def steps(self, node: Node) -> Iterator[Step]:
         self.stream[node.name] = self._streams(node)
@@ -146,9 +153,12 @@ class _Planner:
         return self._version(node, task), read, both
 
     def _groups(self, node: Node) -> Iterator[list[str]]:
-        """Streams that may run together: one version, and the same values where no batch tells them apart."""
+        """Streams that may run together: one version, and the same values where no batch tells them apart.
+
+        Those that rejoin first come first: what later ones join is then packed as it will stay.
+        """
         groups: dict[tuple[Any, ...], list[str]] = {}
-        for stream in dict.fromkeys(self.stream[node.name].values()):
+        for stream in sorted(dict.fromkeys(self.stream[node.name].values()), key=self.last.__getitem__):
             fixed = tuple(
                 self.stream[i][stream] for i in node.inputs if not depends_on_batch(self.carries[i])
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +142,14 @@ def shapes_of(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: shapes_of(item) for key, item in value.items()}
     return value
+
+
+def elements_of(value: Any) -> int:
+    """In all tensors of what `shapes_of` gave."""
+    if isinstance(value, Shape):
+        return math.prod(value.sizes)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(elements_of, items))
 
 
 def carry_of(small: Any, large: Any) -> Carry:

@@ -5,7 +5,7 @@ Pure and torch-free, so that plans can be made, searched and tested without a ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Carry: TypeAlias = 'int | Literal["size", "opaque"] | tuple[Carry, ...] | list[Carry] | None'
@@ -16,7 +16,11 @@ be neither packed nor split), a tuple or list for a value that is one."""
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. `unit` names the weights it uses (None: it has none); `macs` is for one picture."""
+    """One operation. `unit` names the weights it uses (None: it has none).
+
+    For one picture: `macs`, multiply-adds, and `elements`, of what comes out. These follow from the blocks' shapes, and
+    stay out of the digest of the topology.
+    """
 
     name: str
     op: str
@@ -24,6 +28,7 @@ class Node:
     unit: str | None
     carry: Carry
     macs: int = 0
+    elements: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pure data, as the plan is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import TypeAlias
 
+from .packing import packings
 from .plan import Plan, Step
 from .spec import BASE
 from .topology import Topology
@@ -46,7 +47,8 @@ Costs: TypeAlias = Mapping[str, Mapping[str, Cost]]
 @dataclass(frozen=True)
 class Use:
     """What a node costs, and how often that is paid: pictures of `streams` streams go through `versions` sets of
-    weights, in `runs` executions. The last two are equal but where versions run as one grouped operator."""
+    weights, in `runs` executions. The last two are equal but where versions run as one grouped operator, and where
+    the node's values are only packed or unpacked, which takes no weights: `versions` is 0."""
 
     node: str
     cost: Cost
@@ -87,7 +89,7 @@ class Work:
         """How many histories of activations the layer has."""
         nodes = Counter[str]()
         for use in self.uses:
-            nodes[use.node] += use.streams
+            nodes[use.node] += use.streams if use.versions else 0
         return max(nodes.values(), default=0)
 
 
@@ -102,12 +104,24 @@ def layers_of(topology: Topology) -> dict[str, str]:
 
 
 def plan_works(topology: Topology, plan: Plan, costs: Costs) -> tuple[Work, ...]:
-    """What `plan` does, by layer in execution order; versions that cost the same at a node are told together."""
+    """What `plan` does, by layer in execution order; versions that cost the same at a node are told together.
+
+    Packing and unpacking are the layer's that reads what comes of it.
+    """
     layers = layers_of(topology)
     uses: dict[str, list[Use]] = {unit: [] for unit in layers.values()}
+    elements = {node.name: node.elements for node in topology.nodes}
+    for each in packings(topology, plan):
+        moving = Cost(activations=2 * elements[each.source], launches=1)
+        uses[layers[each.reader]].append(Use(each.source, moving, each.streams, 0, each.operators))
     for node, steps in groupby(plan.steps, lambda step: step.node):
         uses[layers[node]] += _uses(node, list(steps), costs)
     return tuple(Work(unit, tuple(found)) for unit, found in uses.items())
+
+
+def unpacked(works: Iterable[Work]) -> tuple[Work, ...]:
+    """Without packing and unpacking, which depend on what else is in the graph."""
+    return tuple(Work(work.unit, tuple(use for use in work.uses if use.versions)) for work in works)
 
 
 def _uses(node: str, steps: Sequence[Step], costs: Costs) -> list[Use]:

@@ -13,16 +13,16 @@ PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks topology tracing "
-    "probing backbone attention widths heads versions channels prunable pruning diff tasks plan work costs layouts "
-    "grouped multitask folding export backends targets cost_model calibrated stats pareto joint environment memory "
-    "conditions measure calibration bias_correction quantization precision manifest bundle parity references "
+    "probing backbone attention widths heads versions channels prunable pruning diff tasks plan packing work costs "
+    "layouts grouped multitask folding export backends targets cost_model calibrated stats pareto joint environment "
+    "memory conditions measure calibration bias_correction quantization precision manifest bundle parity references "
     "runtime footprint results result_tables latency_model fitting predictor timing proof compiling "
     "pack sources build plan_search archive signing triton graft ship run_folder sweep calibrating data executors "
     "tuning tradeoff choice breakdown report_words report_points report goal optimize demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
-    "errors spec records staging documents lines tensorfile pictures topology plan work backends targets "
+    "errors spec records staging documents lines tensorfile pictures topology plan packing work backends targets "
     "cost_model calibrated stats pareto joint environment memory conditions measure calibration "
     "bias_correction quantization precision manifest bundle parity runtime footprint results result_tables fitting "
     "latency_model timing proof compiling pack archive signing triton run_folder"

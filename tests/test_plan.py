@@ -62,6 +62,14 @@ def test_a_scattered_fork_splits_again_and_packs_again() -> None:
     assert plan.rejoins == ("b3", "b6")
 
 
+def test_streams_are_packed_in_the_order_in_which_they_rejoin() -> None:
+    """So that what joins later is put behind what is packed already; the outputs keep the order of the tasks."""
+    plan = make_plan(chain(), {**fork("late", 4, 5), **fork("early", 2), **fork("probe")})
+    assert executions(plan, "b3") == [(("base",), ("base", "early"))]
+    assert executions(plan, "b6") == [(("base",), ("base", "early", "late"))]
+    assert [task for task, _ in plan.outputs] == ["base", "late", "early", "probe"]
+
+
 def test_a_head_only_task_shares_everything_but_its_head() -> None:
     plan = make_plan(chain(), fork("probe"))
     assert all(len(executions(plan, f"b{i}")) == 1 for i in range(1, BLOCKS + 1))

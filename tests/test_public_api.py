@@ -58,6 +58,7 @@ PUBLIC = {
     "pareto": ["Point", "check_interval", "choose", "dominates", "front", "knee", "open_rivals", "undecided"],
     "optimize": ["Listener", "optimize"],
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
+    "packing": ["Packing", "packings", "stretches"],
     "plan": ["Plan", "Step", "candidate_owners", "make_plan"],
     "predictor": ["Costing", "Predictor"],
     "report": ["gather", "make_document", "matched", "page", "write_page"],
@@ -112,7 +113,7 @@ PUBLIC = {
         "latencies",
         "told",
     ],
-    "work": ["Cost", "Use", "Work", "layers_of", "plan_works"],
+    "work": ["Cost", "Use", "Work", "layers_of", "plan_works", "unpacked"],
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from test_plan import BLOCKS, chain, fork
 
 from subtune_deploy.plan import make_plan
 from subtune_deploy.spec import BASE
-from subtune_deploy.work import Cost, Costs, Use, Work, layers_of, plan_works
+from subtune_deploy.topology import Topology
+from subtune_deploy.work import Cost, Costs, Use, Work, layers_of, plan_works, unpacked
 
 BLOCK = Cost(macs=100, activations=20, weights=7, launches=3)
 POOL = Cost(activations=4, launches=1)
@@ -19,9 +22,20 @@ COSTS: Costs = {
 }
 
 
+MOVING = Cost(activations=8, launches=1)
+"""Of four elements: read and written."""
+
+
+def sized() -> Topology:
+    """The chain, whose blocks answer four elements, and whose pool one."""
+    sizes = {f"b{i}": 4 for i in range(1, BLOCKS + 1)} | {"pool": 1}
+    nodes = (replace(node, elements=sizes.get(node.name, 0)) for node in chain().nodes)
+    return Topology(tuple(nodes), chain().heads)
+
+
 def works(forks: dict, costs: Costs = COSTS, **options: object) -> dict[str, Work]:
     plan = make_plan(chain(), forks, **options)  # type: ignore[arg-type]
-    return {work.unit: work for work in plan_works(chain(), plan, costs)}
+    return {work.unit: work for work in plan_works(sized(), plan, costs)}
 
 
 def test_a_layer_goes_from_one_units_weights_to_the_next_ones() -> None:
@@ -48,12 +62,24 @@ def test_two_tasks_forked_at_3_and_4() -> None:
     assert found["block2"].uses == (Use("b2", BLOCK, 1, 1, 1),)
     assert found["block3"].uses == (Use("b3", BLOCK, 3, 3, 3),)
     assert found["block4"].uses == (Use("b4", BLOCK, 3, 3, 3),)
-    assert found["block5"].uses == (Use("b5", BLOCK, 3, 1, 1),)
+    assert found["block5"].uses == (Use("b4", MOVING, 3, 0, 1), Use("b5", BLOCK, 3, 1, 1))
     five = found["block5"]
-    assert (five.macs, five.activations, five.weights, five.launches, five.streams) == (300, 60, 7, 3, 3)
+    assert (five.macs, five.activations, five.weights, five.launches, five.streams) == (
+        300,
+        60 + 3 * 8,
+        7,
+        3 + 1,
+        3,
+    )
     four = found["block4"]
     assert (four.macs, four.activations, four.weights, four.launches) == (300, 60, 21, 9)
-    assert found["head"].uses == (Use("head", HEAD, 3, 3, 3),)
+    cuts = (Use("pool", Cost(activations=2, launches=1), 1, 0, 1),) * 3
+    assert found["head"].uses == (*cuts, Use("head", HEAD, 3, 3, 3))
+
+
+def test_without_packing_only_what_the_streams_themselves_do_is_left() -> None:
+    five = {work.unit: work for work in unpacked(works(fork("birds", 3)).values())}["block4"]
+    assert five.uses == (Use("b4", BLOCK, 2, 1, 1),)
 
 
 def test_a_suffix_that_is_not_merged_loads_its_weights_for_each_stream() -> None:
@@ -72,7 +98,7 @@ def test_a_thinner_version_costs_what_it_costs() -> None:
     found = works(fork("birds", 4), {**COSTS, "birds": {"b4": thin}})
     assert set(found["block4"].uses) == {Use("b4", BLOCK, 1, 1, 1), Use("b4", thin, 1, 1, 1)}
     assert (found["block4"].macs, found["block4"].weights, found["block4"].streams) == (130, 9, 2)
-    assert found["block5"].uses == (Use("b5", BLOCK, 2, 1, 1),)
+    assert found["block5"].uses == (Use("b4", MOVING, 2, 0, 1), Use("b5", BLOCK, 2, 1, 1))
 
 
 @given(st.lists(st.sets(st.integers(1, BLOCKS), min_size=1), min_size=1, max_size=4))

@@ -167,13 +167,16 @@ def _forks(forks: Forks) -> tuple[CandidateFork, ...]:
 def _from_datasheet(name: str, costing: Costing) -> _Priced:
     from ..cost_model import least_added, machine_of, plan_times, total
     from ..targets import load_target
+    from ..work import unpacked
 
     machine = machine_of(load_target(name))
     base = plan_times(costing.base, machine)
     return _Priced(
         f"plan, {name}",
         lambda forks: total(plan_times(costing.together(_forks(forks)), machine)) / total(base) - 1,
-        lambda fork: least_added(base, plan_times(costing.together(_forks((fork,))), machine)) / total(base),
+        lambda fork: (
+            least_added(base, plan_times(unpacked(costing.together(_forks((fork,)))), machine)) / total(base)
+        ),
     )
 
 
