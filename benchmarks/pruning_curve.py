@@ -95,7 +95,7 @@ def prunings(layers: tuple[int, ...]) -> list[Pruning]:
 def timed(backbone: Backbone, seconds: float) -> Timed:
     """Latency of every fork that is ranked by L1, and of the whole ones."""
     chosen = [
-        Candidate(layers, prune=each)
+        Candidate.alike(layers, prune=each)
         for layers in WAYS
         for each in (None, *prunings(layers))
         if each is None or each.norm == "l1"

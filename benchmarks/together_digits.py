@@ -5,7 +5,8 @@
 Five tasks of benchmarks/results/digits_study share EfficientNet-Lite0 at 64 pixels: MNIST, scikit-learn's digits, and
 MNIST damaged in three ways, 500 pictures each, single blocks with three seeds. On ONNX Runtime and OpenVINO ten graphs
 of one, two or four tasks are measured, and the forks chosen that are best together by the model within each budget;
-beside them what each task takes for an equal part of the budget. Each chosen graph is then built, checked and timed.
+beside them what each task takes for an equal part of the budget. Each chosen graph is then built, checked and timed;
+confirmed, as by `choose --confirm`, it is learnt from and chosen again until the graph that is chosen was timed.
 benchmarks/results/together_digits.json holds forks, predictions and measured intervals; together_digits.md the table.
 """
 
@@ -19,18 +20,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
+import numpy as np
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Target
 from subtune_deploy.build import build
 from subtune_deploy.calibrating import calibrate
+from subtune_deploy.choice import settle
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.costs import CandidateFork
 from subtune_deploy.demo import MODEL, _base_checkpoint
 from subtune_deploy.documents import read_document
 from subtune_deploy.environment import describe
 from subtune_deploy.fitting import score
-from subtune_deploy.joint import Choice, Option, choose_apart, choose_together
+from subtune_deploy.joint import Choice, Multiset, Option, Together, choose_apart, choose_together, multiset
+from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Predictor
@@ -68,11 +72,13 @@ Forks = tuple[CandidateFork, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One set of forks: chosen `together` or apart; added latency with the half of its 95 % interval."""
+    """One set of forks: chosen together, apart, or confirmed by so many measurements; added latency with the half of
+    its 95 % interval."""
 
     engine: str
     budget: float
-    together: bool
+    way: str
+    spent: int
     forks: tuple[str, ...]
     accuracy: float
     predicted: float
@@ -111,17 +117,42 @@ def chosen(backbone: Backbone, target: Target, scratch: Path) -> list[Row]:
     tasks = {name: _options(each) for name, each in profiles.items()}
     timed, rows = _Timed(backbone, target), []
     for budget in BUDGETS:
-        best = choose_together(
-            tasks,
-            lambda forks: predictor.together(forks).added,
-            max_added=budget,
-            floor=lambda fork: predictor.least_added(fork, len(TASKS) - 1),
-        ).best
-        apart = choose_apart(tasks, lambda forks: predictor.together(forks).added, budget)
-        for choice in filter(None, (best, apart)):
-            rows.append(_row(predictor, timed, budget, choice, choice is best))
-            click.echo(f"{target.name}, {budget:.0%}: {rows[-1]}", err=True)
+        asked = _Asked(tasks, predictor, budget)
+        settled = settle(asked.choose, lambda forks: asked.learn(timed(forks)), budget)  # noqa: B023 - used at once
+        choices = {
+            "together": (_Asked(tasks, predictor, budget).choose({}).best, 0),
+            "confirmed": (settled.best, len(settled.confirmed)),
+            "apart": (choose_apart(tasks, lambda forks: predictor.together(forks).added, budget), 0),
+        }
+        for way, (choice, spent) in choices.items():
+            if choice is not None:
+                rows.append(_row(predictor, timed, budget, choice, way, spent))
+                click.echo(f"{target.name}, {budget:.0%}: {rows[-1]}", err=True)
     return rows
+
+
+@dataclass
+class _Asked:
+    """A budget, and what is known by now."""
+
+    tasks: Mapping[str, Sequence[Option]]
+    predictor: Predictor
+    budget: float
+
+    def choose(self, known: Mapping[Multiset, float]) -> Together:
+        """The best forks by predictions, of measured ones by no less than that."""
+        return choose_together(
+            self.tasks,
+            lambda forks: max(self.predictor.together(forks).added, known.get(multiset(forks), -np.inf)),
+            max_added=self.budget,
+            floor=lambda fork: self.predictor.least_added(fork, len(self.tasks) - 1),
+        )
+
+    def learn(self, result: Result) -> Anchor:
+        """From a graph that was timed."""
+        found = anchor(result)
+        self.predictor = self.predictor.learn(found)
+        return found
 
 
 def _options(profile: Profile) -> list[Option]:
@@ -155,11 +186,11 @@ class _Timed:
             return time_bundle(compile_bundle(bundle, self.target), self.target.name, PROTOCOL)
 
 
-def _row(predictor: Predictor, timed: _Timed, budget: float, choice: Choice, together: bool) -> Row:
+def _row(predictor: Predictor, timed: _Timed, budget: float, choice: Choice, way: str, spent: int) -> Row:
     forks = cast("Forks", choice.forks)
     predicted, result = predictor.together(forks), timed(forks)
     return Row(
-        timed.target.name, budget, together, tuple(map(str, forks)), choice.accuracy, predicted.added,
+        timed.target.name, budget, way, spent, tuple(map(str, forks)), choice.accuracy, predicted.added,
         NORMAL * predicted.deviation, result.added, result.ratio.low - 1, result.ratio.high - 1,
     )  # fmt: skip
 
@@ -195,7 +226,7 @@ def _cells(row: Row) -> list[str]:
     return [
         TARGETS[row.engine],
         f"{row.budget:.0%}",
-        "together" if row.together else "apart",
+        f"{row.way}, {row.spent} timed" if row.spent else row.way,
         ", ".join(row.forks),
         f"{row.accuracy:.2%}",
         f"{row.predicted:+.1%} ± {row.doubt:.1%}",

@@ -17,7 +17,7 @@ from .documents import read_document, write_document
 from .environment import describe
 from .errors import CheckFailed, InputError
 from .fitting import learn_most_telling
-from .latency_model import Anchor, LatencyModel, Predict, latency_model
+from .latency_model import Anchor, LatencyModel, Predict, anchor, latency_model
 from .predictor import Costing, Predictor
 from .results import Result
 from .spec import Pruning
@@ -58,7 +58,7 @@ def calibrate(
         results.extend([result] if result else [])
         return result.ratio if result else None
 
-    graphs = [costing.works([each.layers] * each.tasks, each.prune, each.classes) for each in chosen]
+    graphs = [costing.together(each.forks) for each in chosen]
     learn_most_telling(costing.base, graphs, count, measured)
     if not results:
         raise CheckFailed(
@@ -90,7 +90,8 @@ class Growing:
     """A calibration in a file, which grows by what is measured to be sure of a choice of forks for so many `tasks`.
 
     Calling it measures a fork, as those before were unless the run has it already, learns from it and writes the file.
-    Returns what was measured and what is predicted now, see `choice.decide`. Raises what `sweep` does.
+    Returns what was measured and what is predicted now, see `choice.decide`. `measure` does that with any graph, see
+    `choice.settle`. Raise what `sweep` does.
     """
 
     def __init__(
@@ -120,16 +121,22 @@ class Growing:
         ]
 
     def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:
+        found = self.measure(Candidate.alike(layers, self.tasks, prune, self.predictor.classes))
+        return found, self.predict
+
+    def measure(self, candidate: Candidate) -> Anchor:
+        """What any graph takes."""
         options = SweepOptions(protocol=self.found.protocol, hot=self.found.inputs == "hot")
-        backbone, classes = self.predictor.costing.backbone, self.predictor.classes
-        candidate = Candidate(layers, self.tasks, prune, classes)
+        backbone = self.predictor.costing.backbone
         (result,) = sweep(
             backbone, [candidate], [self.found.target], run_of(self.file), options, told=self.told
         )
-        self.found = self.found.grown(result)
-        write_document(self.file, self.found)
-        self.predictor = self.predictor.learn(self.found.anchors[-1])
-        return self.found.anchors[-1], self.predict
+        found = anchor(result)
+        if found not in self.found.anchors:  # the run had it already, from before
+            self.found = self.found.grown(result)
+            write_document(self.file, self.found)
+            self.predictor = self.predictor.learn(found)
+        return found
 
 
 class _Measuring:

@@ -2,14 +2,18 @@
 
 choice = decide(profile, timed, predictor.added, measure, max_added=0.10)
 choice.chosen.fork, choice.confirmed               # "13-14", and what had to be measured for that
+settled = settle(choose, measure, max_added=0.30)  # the same for a set of forks of several tasks
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from .errors import InputError
+from .joint import EQUAL, Forks, Multiset, Together, multiset
+from .joint import Choice as Set
 from .latency_model import Anchor, Predict
 from .pareto import Point, choose, likely, undecided
 from .spec import Pruning
@@ -66,3 +70,50 @@ def decide(
     else:
         left = None
     return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed), left)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """`best` costs what `measured` says, or, if that is None, what is predicted. `together`: the last search.
+
+    `confirmed`: what was measured, in order. `left`: the set that was to be measured next when no more was allowed.
+    """
+
+    best: Set
+    measured: Anchor | None
+    together: Together
+    confirmed: tuple[Anchor, ...]
+    left: Set | None = None
+
+
+def settle(
+    choose: Callable[[Mapping[Multiset, float]], Together],
+    measure: Callable[[Forks], Anchor],
+    max_added: float,
+    *,
+    most: int = sys.maxsize,
+) -> Settled:
+    """The best set of forks within `max_added`, by measurement: what `choose` finds is measured, and chosen again with
+    what is known then, until the best has been measured. Of more than `most` measurements, the best by then.
+
+    `choose` is given what measured sets cost, which they are to cost at least. Raises what it and `measure` do.
+    """
+    known, within, found = dict[Multiset, Anchor](), list[Set](), None
+    while True:
+        best = max(within, key=lambda each: each.accuracy, default=None)
+        measured = known[multiset(best.forks)] if best else None
+        try:
+            found = choose({key: each.added.value for key, each in known.items()})
+        except InputError:  # nothing, or nothing else
+            if best is None or found is None:
+                raise
+            return Settled(best, measured, found, tuple(known.values()))
+        if best is not None and best.accuracy >= found.best.accuracy - EQUAL:
+            return Settled(best, measured, found, tuple(known.values()))
+        key = multiset(found.best.forks)
+        if key not in known and len(known) >= most:
+            return Settled(best or found.best, measured, found, tuple(known.values()), found.best)
+        if key not in known:
+            known[key] = measure(found.best.forks)
+        if (added := known[key].added.value) <= max_added + EQUAL:
+            within.append(replace(found.best, added=added))

@@ -45,6 +45,14 @@ Worth = Callable[[Vector, Vector], bool]
 """Of accuracies at most with added latencies at least, whether one of these is worth looking for."""
 
 
+Multiset = frozenset[tuple[Hashable, int]]
+
+
+def multiset(forks: Forks) -> Multiset:
+    """What a price goes by: which forks, how often, in any order."""
+    return frozenset(Counter(forks).items())
+
+
 @dataclass(frozen=True)
 class Option:
     """A fork that a task can have, and its accuracy, 0..1."""
@@ -166,12 +174,12 @@ class _Search:
     ) -> None:
         self.options, self.shares, self.ask, self.sound = [*tasks.values()], shares, price, floor is not None
         self.front: list[Choice] = []
-        self.prices: dict[frozenset[tuple[Hashable, int]], float] = {}
+        self.prices: dict[Multiset, float] = {}
         self.sums = self._sums(floor or (lambda fork: self.price((fork,))))
 
     def price(self, forks: Forks) -> float:
         """Asked once for each set. Raises InputError for what is no number."""
-        key = frozenset(Counter(forks).items())
+        key = multiset(forks)
         if key not in self.prices:
             self.prices[key] = self.ask(forks)
             if not math.isfinite(self.prices[key]):

@@ -135,7 +135,7 @@ def _calibrated(
     """What all forks take, from a few that are measured now, or were when this stopped."""
     file = out / "calibration.json"
     if file.exists():
-        predictor, found = read_calibration(file, backbone, classes=chosen[0].classes)
+        predictor, found = read_calibration(file, backbone, classes=chosen[0].forks[0].classes)
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:
@@ -143,7 +143,7 @@ def _calibrated(
         count, told = min(effort.measurements, len(chosen)), journal.listener.timed
         found = calibrate(backbone, chosen, target, run_of(file), options, count=count, told=told)
         write_document(file, found)
-        predictor = Predictor.of(backbone, found, chosen[0].classes)
+        predictor = Predictor.of(backbone, found, chosen[0].forks[0].classes)
     growing = Growing(file, found, predictor, goal.tasks, journal.listener.timed)
     doubts = sorted(_half(growing.predict(each.layers, each.prune)) for each in chosen)
     journal(

@@ -44,7 +44,7 @@ class Costing:
         """Of a graph that was measured, lowered as it was then."""
         heads = anchor.classes or (None,) * len(anchor.forks)
         forks = [
-            CandidateFork(fork, anchor.prune, classes)
+            CandidateFork(fork, anchor.prune if fork else None, classes)
             for fork, classes in zip(anchor.forks, heads, strict=True)
         ]
         return self.together(forks, anchor.merge, anchor.grouped)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from .backends.base import Target
 from .build import BuildOptions, build
 from .bundle import Bundle, open_bundle
 from .compiling import compile_bundle
+from .costs import CandidateFork
 from .environment import describe
 from .errors import BundleError, CheckFailed, InputError, SubtuneError, Unavailable
 from .export import PROGRAM
@@ -32,20 +35,59 @@ from .timing import time_bundle
 
 @dataclass(frozen=True)
 class Candidate:
-    """So many tasks, all forked at `layers` and thinned alike, each with weights of its own.
+    """A graph with a task for each of `forks`, each with weights of its own. Raises InputError where two are thinned
+    differently, since a result tells one way."""
 
-    `classes`: of each task, None for as many as the base has; a smaller head is cheaper.
-    """
+    forks: tuple[CandidateFork, ...]
 
-    layers: tuple[int, ...]
-    tasks: int = 1
-    prune: Pruning | None = None
-    classes: int | None = None
+    def __post_init__(self) -> None:
+        if len(ways := {str(fork.prune or "not pruned") for fork in self.forks if fork.layers}) > 1:
+            raise InputError(
+                f"forks that are {' and '.join(sorted(ways))} cannot be measured in one graph",
+                "prune all forks alike, or none",
+            )
+
+    @classmethod
+    def alike(
+        cls,
+        layers: tuple[int, ...],
+        tasks: int = 1,
+        prune: Pruning | None = None,
+        classes: int | None = None,
+    ) -> Candidate:
+        """So many tasks on one fork. `classes`: of each, None for as many as the base; a smaller head is cheaper."""
+        return cls((CandidateFork(layers, prune, classes),) * tasks)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks that any task tunes."""
+        return tuple(sorted({layer for fork in self.forks for layer in fork.layers}))
+
+    @property
+    def tasks(self) -> int:
+        """Beside the base."""
+        return len(self.forks)
+
+    @property
+    def prune(self) -> Pruning | None:
+        """How all that is tuned is thinned."""
+        return next((fork.prune for fork in self.forks if fork.layers), None)
 
     def __str__(self) -> str:
-        fork = f"{format_layers(self.layers)} x{self.tasks}"
-        classes = f"of {self.classes} classes" if self.classes else ""
-        return " ".join(filter(None, (fork, str(self.prune or ""), classes)))
+        """`13-14 x2 of 10 classes`, `none x1 + 15 x2`."""
+        return " + ".join(
+            " ".join(
+                filter(
+                    None,
+                    (
+                        f"{format_layers(fork.layers)} x{count}",
+                        str(fork.prune or ""),
+                        f"of {fork.classes} classes" if fork.classes else "",
+                    ),
+                )
+            )
+            for fork, count in Counter(self.forks).items()
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +116,8 @@ class Step:
 
 
 Job = tuple[Candidate, Target]
+LONGEST = 100
+"""Letters in the name of a candidate's folder, before what tells longer ones apart."""
 
 
 def candidates(
@@ -97,7 +141,9 @@ def candidates(
     ]
     every = [*runs, *(tuple(sorted(set(fork))) for fork in forks)]
     each = itertools.product(tasks, every, tuple(prunings))
-    return tuple(dict.fromkeys(Candidate(layers, count, pruning, classes) for count, layers, pruning in each))
+    return tuple(
+        dict.fromkeys(Candidate.alike(layers, count, pruning, classes) for count, layers, pruning in each)
+    )
 
 
 def sweep(
@@ -116,8 +162,7 @@ def sweep(
     the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
     """
     options, targets = options or SweepOptions(), _distinct(targets)
-    plain = (replace(each, classes=own_classes(backbone, each.classes)) for each in chosen)
-    chosen = tuple(dict.fromkeys(plain))
+    chosen = tuple(dict.fromkeys(_plain(backbone, each.forks) for each in chosen))
     for target in targets:
         get_backend(target.backend)  # told before the first candidate is built
     jobs = [(candidate, target) for candidate in chosen for target in targets]
@@ -182,17 +227,11 @@ class _Work:
         if (folder / MANIFEST).is_file() and (not self.sources or (folder / PROGRAM).is_file()):
             with contextlib.suppress(BundleError):  # spoilt: it is built again
                 return open_bundle(folder)
-        numbers = range(1, candidate.tasks + 1)
         tasks = [
             candidate_task(
-                self.backbone,
-                f"task{n}",
-                candidate.layers,
-                seed=n,
-                classes=candidate.classes,
-                prune=candidate.prune,
+                self.backbone, f"task{n}", fork.layers, seed=n, classes=fork.classes, prune=fork.prune
             )
-            for n in numbers
+            for n, fork in enumerate(candidate.forks, start=1)
         ]
         return build(self.backbone, tasks, folder, self.options.build, sources=self.sources)
 
@@ -205,6 +244,8 @@ class _Work:
 
     def _folder(self, candidate: Candidate) -> Path:
         name = str(candidate).replace(" ", "_")
+        if len(name) > LONGEST:
+            name = f"{name[:LONGEST]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         kept = self.run / KEPT / name
         return kept if self.options.keep or kept.exists() else self.run / CACHE / name
 
@@ -222,10 +263,25 @@ def _finished(backbone: Backbone, run: Path) -> dict[tuple[Candidate, str], Resu
     """What the run has by now."""
 
     def key(result: Result) -> tuple[Candidate, str]:
-        classes = own_classes(backbone, result.head)
-        return Candidate(result.layers, result.tasks, result.prune, classes), result.target
+        heads = result.classes or dict.fromkeys(result.forks)
+        forks = (
+            CandidateFork(tuple(layers), result.prune, heads[task]) for task, layers in result.forks.items()
+        )
+        return _plain(backbone, forks), result.target
 
     return {key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
+
+
+def _plain(backbone: Backbone, forks: Iterable[CandidateFork]) -> Candidate:
+    """In the one form of which there is one for each graph."""
+    return Candidate(
+        tuple(
+            CandidateFork(
+                fork.layers, fork.prune if fork.layers else None, own_classes(backbone, fork.classes)
+            )
+            for fork in forks
+        )
+    )
 
 
 def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOptions) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
     tasks = [task for task in manifest.tasks if task.name != BASE]
     plan = manifest.engines[target].facts.get("plan", manifest.plan)
     forks: Mapping[str, tuple[int, ...]] = {task.name: task.layers for task in tasks}
-    prunings = {task.prune for task in tasks}
+    prunings = {task.prune for task in tasks if task.layers}
     return {
         "model": manifest.model,
         "weights": manifest.weights,

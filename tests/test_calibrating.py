@@ -22,6 +22,7 @@ from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Costing, Predictor
 from subtune_deploy.report_points import predictions
 from subtune_deploy.results import read_results
+from subtune_deploy.spec import format_layers
 from subtune_deploy.stats import NORMAL, Ratio
 from subtune_deploy.sweep import Candidate, Step, SweepOptions, candidates
 from subtune_deploy.targets import load_target
@@ -146,19 +147,20 @@ def test_more_measurements_than_forks_are_refused(backbone: Backbone, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def profile_of(backbone: Backbone, folder: Path) -> Path:
-    """Later blocks are better, pairs best."""
+def profile_of(backbone: Backbone, folder: Path, better: bool = False) -> Path:
+    """Later blocks are better, pairs best; the early ones of a `better` task too."""
     rows = [
         Row(str(each).removesuffix(" x1"), each.layers, share, None, (share,), 100)
         for each in CHOSEN
-        for share in [0.5 + 0.05 * max(each.layers) + 0.1 * (len(each.layers) - 1)]
+        for share in [0.5 + 0.05 * max(each.layers) + 0.1 * (len(each.layers) - 1) + 0.1 * better]
     ]
     shapes = tuple(tuple(each.output_shape) for each in backbone.blocks)
     names = tuple(each.name for each in backbone.blocks)
     network = (backbone.name, backbone.weights, tuple(backbone.input.shape))
     about = (*network, names, shapes, {"test": 100}, {})
-    write_document(folder / "profile.json", Profile(*about, examples=20, seeds=(0,), rows=tuple(rows)))
-    return folder / "profile.json"
+    out = folder / ("better.json" if better else "profile.json")
+    write_document(out, Profile(*about, examples=20, seeds=(0,), rows=tuple(rows)))
+    return out
 
 
 def test_pareto_predicts_and_measures_what_decides(file: Path, backbone: Backbone, tmp_path: Path) -> None:
@@ -184,6 +186,33 @@ def test_pareto_predicts_and_measures_what_decides(file: Path, backbone: Backbon
     again = cli(*asked, "--min-accuracy", "70%", "--confirm", "--json").document
     assert again["confirmed"] == []
     assert again["chosen"] == confirmed["chosen"]
+
+
+def test_choose_measures_the_graph_that_it_chooses(file: Path, backbone: Backbone, tmp_path: Path) -> None:
+    """Two tasks with different forks, in one graph; asked again, nothing is measured twice."""
+    calibration = tmp_path / "copy.json"
+    calibration.write_bytes(file.read_bytes())
+    place = Path(backbone.name.rpartition(":")[0]).parent
+    network = ("--model", backbone.name, "--weights", place / "base.pt")
+    tasks = (
+        word for n in "ab" for word in ("--task", f"{n}={profile_of(backbone, tmp_path, better=n == 'a')}")
+    )
+    asked = ("choose", *tasks, "--calibration", calibration, *network, "--max-added", "150%")
+    predicted = cli(*asked, "--json").document
+    assert "measured" not in predicted["best"]
+    found = cli(*asked, "--confirm", "--json").document
+    best = found["best"]
+    assert best["measured"]["low"] <= best["added"] <= best["measured"]["high"]
+    assert best["added"] <= 1.5
+    grown = read_document(LatencyModel, calibration)
+    assert [str(each) for each in grown.anchors[3:]] == found["confirmed"]
+    forks = [task["fork"] for task in best["tasks"].values()]
+    assert forks in [[format_layers(fork) for fork in each.forks] for each in grown.anchors]
+    again = cli(*asked, "--confirm", "--json").document
+    assert again["best"] == best
+    assert read_document(LatencyModel, calibration) == grown
+    shown = cli(*asked, "--confirm")
+    assert "measured" in shown.out
 
 
 def test_a_fork_that_another_target_measured_is_predicted_all_the_same(
@@ -263,6 +292,12 @@ def test_bad_input_is_one_line(file: Path, backbone: Backbone, tmp_path: Path) -
         assert (ran.status, ran.out) == (2, "")
         assert says in ran.err.splitlines()[-2]
     assert cli("pareto", "--accuracy", profile, "--calibration", other, *network, "--across").status == 0
+    for arguments, says in {
+        ("--run", file.with_suffix(".run"), "--confirm"): "--confirm goes with --calibration",
+        ("--calibration", file, "--confirm", "--across"): "--confirm measures on this host",
+    }.items():
+        ran = cli("choose", "--task", f"a={profile}", "--max-added", "30%", *arguments)
+        assert (ran.status, says in ran.err) == (2, True)
     ran = cli("cost", "--model", "resnet18", "--layers", "7", "--calibration", file)
     assert (ran.status, ran.out) == (2, "")
     assert "the calibration is of" in ran.err

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_joint import brute
 from tiny_documents import profile, row
 from tiny_results import result
 
-from subtune_deploy.choice import Choice, decide
+from subtune_deploy.choice import Choice, Settled, decide, settle
 from subtune_deploy.errors import InputError
+from subtune_deploy.joint import Forks, Option, choose_together, multiset
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.pareto import front
 from subtune_deploy.stats import Interval
@@ -120,3 +122,66 @@ def test_where_nothing_is_likely_to_keep_the_limit_the_cheapest_is_measured_all_
 
     choice = decide(profile(row((1,), (0.9,))), [], predict, measure, max_added=0.4, most=0)
     assert (choice.chosen.fork, choice.left) == ("1", None)
+
+
+SETS = st.lists(st.lists(st.tuples(NUMBER, NUMBER, NUMBER), min_size=1, max_size=3), min_size=1, max_size=3)
+"""By task, of each fork: accuracy, true added latency, and by how much of an eighth a set with it is told too cheap."""
+
+
+class Tasks:
+    """Options of some tasks; a set takes the sum of its forks, and is predicted to take less."""
+
+    def __init__(self, forks: list[list[tuple[float, float, float]]]) -> None:
+        self.true, self.error, self.measured = dict[str, float](), dict[str, float](), list[Forks]()
+        self.options: dict[str, list[Option]] = {}
+        for task, rows in enumerate(forks):
+            for fork, (accuracy, added, error) in enumerate(rows):
+                name = f"{task}.{fork}"
+                self.true[name], self.error[name] = added, error / 8
+                self.options.setdefault(f"task{task}", []).append(Option(name, accuracy))
+
+    def takes(self, forks: Forks) -> float:
+        return sum(self.true[str(fork)] for fork in forks)
+
+    def measure(self, forks: Forks) -> Anchor:
+        self.measured.append(forks)
+        return timed((1,), self.takes(forks))
+
+    def settled(self, max_added: float, **how: int) -> Settled:
+        def choose(known: Mapping[frozenset, float]):
+            def price(forks: Forks) -> float:
+                predicted = self.takes(forks) - sum(self.error[str(fork)] for fork in forks)
+                return max(predicted, known.get(multiset(forks), predicted))
+
+            return choose_together(self.options, price, max_added=max_added)
+
+        return settle(choose, self.measure, max_added, **how)
+
+
+@given(SETS, NUMBER)
+def test_a_set_that_was_measured_is_the_best_of_all(forks: list, max_added: float) -> None:
+    """However much too cheap sets were told to be; none is measured twice."""
+    tasks = Tasks(forks)
+    within = [each for each in brute(tasks.options, tasks.takes, {}) if each.added <= max_added + 1e-9]
+    if not within:
+        with pytest.raises(InputError):
+            tasks.settled(max_added)
+        return
+    found = tasks.settled(max_added)
+    assert found.best.accuracy == pytest.approx(max(each.accuracy for each in within))
+    assert found.measured is not None
+    assert found.best.added == pytest.approx(tasks.takes(found.best.forks))
+    assert found.best.added <= max_added + 1e-9
+    assert found.left is None
+    assert len(tasks.measured) == len(found.confirmed) == len({multiset(each) for each in tasks.measured})
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_of_sets_no_more_are_measured_than_allowed(most: int) -> None:
+    """Two of the three are told too cheap."""
+    tasks = Tasks([[(0.5, 0.2, 0.0), (0.7, 0.5, 4.0), (0.6, 0.4, 4.0)]])
+    found = tasks.settled(0.25, most=most)
+    assert len(tasks.measured) == most
+    assert found.left is not None
+    assert found.measured is None
+    assert tasks.settled(0.25, most=3).best.forks == ("0.0",)

@@ -17,6 +17,8 @@ from tiny_cli import Ran, cli, write_network
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.bundle import open_bundle
+from subtune_deploy.costs import CandidateFork
+from subtune_deploy.errors import InputError
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.results import read_results
@@ -55,7 +57,7 @@ def test_candidates_come_in_a_fixed_order_and_once() -> None:
     found = candidates(4, (1, 2), [(1, 4), (3, 2)], (1, 8))
     forks = ["1", "2", "3", "4", "1-2", "2-3", "3-4", "1,4"]
     assert [str(each) for each in found] == [f"{fork} x{count}" for count in (1, 8) for fork in forks]
-    assert candidates(3, forks=[(2,)]) == (Candidate((2,), 1),)
+    assert candidates(3, forks=[(2,)]) == (Candidate.alike((2,)),)
     assert len(candidates(16, (1, 3))) == 16 + 15 + 14
 
 
@@ -65,7 +67,37 @@ def test_candidates_come_whole_or_pruned_as_asked() -> None:
     assert [str(each) for each in found] == [
         f"{n} x{k}{way}" for k in (1, 2) for n in (1, 2, 3) for way in ways
     ]
-    assert candidates(3, (1, 1), prunings=[Pruning(0.5)])[1] == Candidate((2,), 1, Pruning(0.5))
+    assert candidates(3, (1, 1), prunings=[Pruning(0.5)])[1] == Candidate.alike((2,), 1, Pruning(0.5))
+
+
+def test_a_graph_may_have_unlike_forks_but_is_thinned_in_one_way() -> None:
+    thin = Pruning(0.5)
+    found = Candidate((CandidateFork((2,), thin, 10), CandidateFork(()), CandidateFork((2,), thin, 10)))
+    assert (found.layers, found.tasks, found.prune) == ((2,), 3, thin)
+    assert str(found) == "2 x2 pruned 0.5 local l1 of 10 classes + none x1"
+    with pytest.raises(InputError, match="cannot be measured in one graph"):
+        Candidate((CandidateFork((2,), thin), CandidateFork((3,))))
+
+
+def test_unlike_forks_are_measured_in_one_graph_and_never_twice(place: Path, tmp_path: Path) -> None:
+    backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
+    thin = Pruning(0.5, round_to=1)
+    forks = CandidateFork((3, 4), thin, 3), CandidateFork(()), CandidateFork((4,), thin)
+    asked = backbone, [Candidate(forks)], [load_target("cpu")], tmp_path / "run"
+    (found,) = sweep(*asked, SweepOptions(protocol=Protocol(seconds=0.2)))
+    assert found.forks == {"task1": (3, 4), "task2": (), "task3": (4,)}
+    assert list(found.classes.values()) == [3, 5, 5]
+    assert found.prune == thin
+    assert sweep(*asked, SweepOptions(protocol=Protocol(seconds=0.2))) == (found,)
+
+
+def test_many_unlike_forks_have_a_folder_all_the_same(place: Path, tmp_path: Path) -> None:
+    backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
+    many = Candidate(tuple(CandidateFork((4,), None, classes) for classes in range(2, 14)))
+    options = SweepOptions(protocol=Protocol(seconds=0.2), keep=True)
+    sweep(backbone, [many], [load_target("cpu")], tmp_path / "run", options)
+    (folder,) = (tmp_path / "run" / "bundles").iterdir()
+    assert len(folder.name) < 150
 
 
 def test_pruned_forks_are_measured_beside_whole_ones_and_never_twice(place: Path, tmp_path: Path) -> None:

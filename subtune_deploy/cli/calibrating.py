@@ -38,6 +38,20 @@ calibration_options = options(
 )
 """Latencies that are predicted."""
 
+confirm_option = click.option(
+    "--confirm",
+    is_flag=True,
+    help="Measure what is predicted and could be chosen, and enter it in --calibration's file.",
+)
+
+
+def check_confirm(confirm: bool, calibration: Path | None, across: bool) -> None:
+    """Raise InputError where nothing is predicted that could be measured here."""
+    if confirm and calibration is None:
+        raise InputError("--confirm goes with --calibration", "calibrate here, or leave --confirm away")
+    if confirm and across:
+        raise InputError("--confirm measures on this host", "leave --across away, and calibrate here")
+
 
 @click.command()
 @network_options

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .calibrating import calibration_options
+from .calibrating import calibration_options, check_confirm, confirm_option
 from .common import (
     json_option,
     messages,
@@ -43,11 +43,7 @@ if TYPE_CHECKING:
     "--latency", "run", type=click.Path(path_type=Path), metavar="RUN", help="A sweep of the same model."
 )
 @calibration_options
-@click.option(
-    "--confirm",
-    is_flag=True,
-    help="Measure the predicted forks that could change the choice, and enter them in --calibration's file.",
-)
+@confirm_option
 @network_options
 @click.option("--max-added", metavar="PERCENT", help="Added latency at most, as in 10%.")
 @click.option("--min-accuracy", metavar="PERCENT", help="Accuracy at least, as in 95%.")
@@ -104,10 +100,7 @@ def _check_sources(run: Path | None, calibration: Path | None, confirm: bool, ac
     if (run is None) == (calibration is None):
         given = "neither" if run is None else "both"
         raise InputError(f"{given} of --latency and --calibration was given", "give one of them")
-    if confirm and calibration is None:
-        raise InputError("--confirm goes with --calibration", "leave it away: a sweep was measured already")
-    if confirm and across:
-        raise InputError("--confirm measures on this host", "leave --across away, and calibrate here")
+    check_confirm(confirm, calibration, across)
 
 
 def _predicted(

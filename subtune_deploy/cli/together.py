@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from ..errors import InputError
-from .calibrating import calibration_options
+from .calibrating import calibration_options, check_confirm, confirm_option
 from .common import (
     json_option,
     messages,
@@ -22,17 +25,23 @@ from .common import (
     read_backbone,
 )
 from .costing import fit_options, fit_run, results_of, scored
+from .timing import sweep_teller
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..calibrating import Growing
+    from ..choice import Settled
     from ..costs import CandidateFork
-    from ..joint import Choice, Floor, Forks, Price, Together
+    from ..joint import Choice, Floor, Forks, Multiset, Option, Price, Together
     from ..predictor import Costing, Predictor
     from ..stats import Interval
     from ..tuning.documents import Profile
 
     Accuracies = Mapping[str, Mapping[CandidateFork, Interval]]
     """By task and fork."""
+
+MOST = 10
+"""Graphs that are measured before the choice is left as it is."""
 
 
 @click.command()
@@ -50,6 +59,7 @@ if TYPE_CHECKING:
     "--target", metavar="NAME", help="Which target of RUN; without --run, a recipe with datasheet numbers."
 )
 @calibration_options
+@confirm_option
 @click.option(
     "--max-added", required=True, metavar="PERCENT", help="Added latency of all together at most, as in 30%."
 )
@@ -59,15 +69,14 @@ if TYPE_CHECKING:
 @json_option
 def choose(
     tasks: Sequence[str], run: Path | None, target: str | None, measurements: int, calibration: Path | None,
-    across: bool, max_added: str, weight: Sequence[str], as_json: bool, **network: Any,
+    across: bool, confirm: bool, max_added: str, weight: Sequence[str], as_json: bool, **network: Any,
 ) -> None:  # fmt: skip
     """Which forks to deploy for several tasks on one budget.
 
     The highest mean accuracy whose added latency, all tasks in one graph, is within --max-added. Latency is that of
-    a model: fitted to measurements of RUN, or the paper's with a datasheet's rates.
+    a model: fitted to measurements of RUN, or the paper's with a datasheet's rates; with --confirm the graph that is
+    chosen has been measured.
     """
-    from ..calibrating import read_calibration
-    from ..joint import Option, choose_apart, choose_together
     from ..tuning.documents import read_profile
 
     limit, weights = parse_percent("--max-added", max_added) or 0.0, _numbers(weight)
@@ -78,27 +87,70 @@ def choose(
         )
     if run is not None and calibration is not None:
         raise InputError("both of --run and --calibration were given", "give one of them")
+    check_confirm(confirm, calibration, across)
     profiles = {name: read_profile(Path(path)) for name, path in pairs(tasks, "--task").items()}
     backbone = read_backbone(**network)
     accuracies, left_out = _accuracies(profiles, backbone)
-    others = len(accuracies) - 1
-    if calibration is None:
-        priced = _priced(backbone, run, target, measurements, others)
-    else:
-        predictor, kept = read_calibration(calibration, backbone, across=across)
-        told = {"fitted": [str(each) for each in kept.anchors]}
-        priced = _calibrated(kept.target.name, predictor, others, told)
-    options = {
-        name: [Option(fork, each.value) for fork, each in mine.items()] for name, mine in accuracies.items()
-    }
-    found = choose_together(options, priced.price, max_added=limit, weights=weights, floor=priced.floor)
-    apart = choose_apart(options, priced.price, limit, weights)
+    growing = None if calibration is None else _growing(calibration, backbone, across, len(accuracies))
+    priced = _from_file(growing) if growing else _priced(backbone, run, target, measurements, len(accuracies))
+    asked = _Asked(_options(accuracies), priced, limit, weights)
+    settled = asked.settled(growing if confirm else None)
     if left_out:
         messages.print(f"left out: {', '.join(left_out)}")
+    priced = _from_file(growing) if growing else priced  # it may have learnt
     if as_json:
-        print_json(_document(found, apart, accuracies, priced) | {"max_added": limit, "left_out": left_out})
+        more = {"max_added": limit, "left_out": left_out}
+        print_json(_document(settled, asked.apart(), accuracies, priced) | more)
     else:
-        _print(found, apart, accuracies, priced, limit)
+        _print(settled, asked.apart(), accuracies, priced, limit)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be chosen from, and for how much."""
+
+    options: Mapping[str, Sequence[Option]]
+    priced: _Priced
+    limit: float
+    weights: Mapping[str, float]
+
+    def settled(self, growing: Growing | None) -> Settled:
+        """By predictions alone, or with `growing` measured until the choice stands."""
+        from ..choice import Settled, settle
+        from ..sweep import Candidate
+
+        if growing is None:
+            found = self.together({})
+            return Settled(found.best, None, found, ())
+        with redirect_stdout(sys.stderr):
+            return settle(
+                self.together, lambda forks: growing.measure(Candidate(_forks(forks))), self.limit, most=MOST
+            )
+
+    def together(self, known: Mapping[Multiset, float]) -> Together:
+        """Sets that are `known` cost no less than that."""
+        from ..joint import choose_together, multiset
+
+        return choose_together(
+            self.options,
+            lambda forks: max(self.priced.price(forks), known.get(multiset(forks), -math.inf)),
+            max_added=self.limit,
+            weights=self.weights,
+            floor=self.priced.floor,
+        )
+
+    def apart(self) -> Choice | None:
+        from ..joint import choose_apart
+
+        return choose_apart(self.options, self.priced.price, self.limit, self.weights)
+
+
+def _options(accuracies: Accuracies) -> dict[str, list[Option]]:
+    from ..joint import Option
+
+    return {
+        name: [Option(fork, each.value) for fork, each in mine.items()] for name, mine in accuracies.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -137,7 +189,19 @@ def _accuracies(profiles: Mapping[str, Profile], backbone: Backbone) -> tuple[Ac
     return accuracies, left_out
 
 
-def _priced(backbone: Backbone, run: Path | None, target: str | None, count: int, others: int) -> _Priced:
+def _growing(file: Path, backbone: Backbone, across: bool, tasks: int) -> Growing:
+    from ..calibrating import Growing, read_calibration
+
+    predictor, found = read_calibration(file, backbone, across=across)
+    return Growing(file, found, predictor, tasks, sweep_teller(lambda *done: None, []))
+
+
+def _from_file(growing: Growing) -> _Priced:
+    told = {"fitted": [str(each) for each in growing.found.anchors]}
+    return _calibrated(growing.found.target.name, lambda: growing.predictor, growing.tasks, told)
+
+
+def _priced(backbone: Backbone, run: Path | None, target: str | None, count: int, tasks: int) -> _Priced:
     """By some measurements of a run, or a datasheet."""
     from ..predictor import Costing, Predictor
 
@@ -146,15 +210,19 @@ def _priced(backbone: Backbone, run: Path | None, target: str | None, count: int
         return _from_datasheet(str(target), costing)
     results = results_of(run, backbone, target)
     model, told = fit_run(results, costing, count)
-    return _calibrated(results[0].target, Predictor(costing, model), others, told)
+    predictor = Predictor(costing, model)
+    return _calibrated(results[0].target, lambda: predictor, tasks, told)
 
 
-def _calibrated(target: str, predictor: Predictor, others: int, told: Mapping[str, Any]) -> _Priced:
+def _calibrated(
+    target: str, predictor: Callable[[], Predictor], tasks: int, told: Mapping[str, Any]
+) -> _Priced:
+    """By what `predictor` gives, which may have learnt since."""
     return _Priced(
         f"calibrated, {target}",
-        lambda forks: predictor.together(_forks(forks)).added,
-        lambda fork: predictor.least_added(_forks((fork,))[0], others),
-        lambda forks: predictor.together(_forks(forks)).deviation,
+        lambda forks: predictor().together(_forks(forks)).added,
+        lambda fork: predictor().least_added(_forks((fork,))[0], tasks - 1),
+        lambda forks: predictor().together(_forks(forks)).deviation,
         told,
     )
 
@@ -181,12 +249,16 @@ def _from_datasheet(name: str, costing: Costing) -> _Priced:
 
 
 def _document(
-    found: Together, apart: Choice | None, accuracies: Accuracies, priced: _Priced
+    settled: Settled, apart: Choice | None, accuracies: Accuracies, priced: _Priced
 ) -> dict[str, Any]:
-    deviation = {"deviation": priced.deviation(found.best.forks)} if priced.deviation else {}
+    found, best = settled.together, settled.best
+    doubt: dict[str, Any] = {"deviation": priced.deviation(best.forks)} if priced.deviation else {}
+    if settled.measured:
+        doubt = {"measured": asdict(settled.measured.added)}
     return {
         "price": priced.name,
-        "best": _plain(found.best, accuracies) | deviation,
+        "best": _plain(best, accuracies) | doubt,
+        "confirmed": list(map(str, settled.confirmed)),
         "exact": found.exact,
         "bound": found.bound,
         "apart": apart and _plain(apart, accuracies),
@@ -203,16 +275,19 @@ def _plain(choice: Choice, accuracies: Accuracies) -> dict[str, Any]:
 
 
 def _print(
-    found: Together, apart: Choice | None, accuracies: Accuracies, priced: _Priced, limit: float
+    settled: Settled, apart: Choice | None, accuracies: Accuracies, priced: _Priced, limit: float
 ) -> None:
     from ..tradeoff import in_words
 
-    best, forks = found.best, zip(accuracies, _forks(found.best.forks), strict=True)
+    found, best = settled.together, settled.best
+    forks = zip(accuracies, _forks(best.forks), strict=True)
     print_table(
         ("task", "fork", "accuracy"),
         ((name, fork, in_words(accuracies[name][fork])) for name, fork in forks),
     )
     doubt = f" ± {196 * priced.deviation(best.forks):.1f} %" if priced.deviation else ""
+    if settled.measured:
+        doubt = f" ({settled.measured.added.low:.1%} to {settled.measured.added.high:.1%}, measured)"
     sure = "by this model none is better"
     sure = sure if found.exact else f"not exact: by this model none is better than {found.bound:.1%}"
     click.echo(f"together: mean accuracy {best.accuracy:.1%}, added latency {best.added:.1%}{doubt} ({sure})")
@@ -220,6 +295,8 @@ def _print(
     more = next((each for each in found.front if each.accuracy > best.accuracy), None)
     if more:
         click.echo(f"for more: {_apart(more, accuracies)}")
+    if settled.left:
+        messages.print(f"{MOST} sets were measured; {_apart(settled.left, accuracies)} would be next")
     if priced.deviation is None:
         messages.print(f"{priced.name}: predicted from a datasheet, not run on that device")
     elif "held_out" in priced.told:
