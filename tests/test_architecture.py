@@ -29,7 +29,7 @@ TORCH_FREE = (  # noqa: SIM905
 ).split()
 
 TUNING = (  # noqa: SIM905
-    "settings trials documents start cut values chunks keep learner train jobs study selection budget tables "
+    "settings trials documents start cut values chunks keep frozen learner train jobs study selection budget tables "
     "drawing figures maps profile greedy active"
 ).split()
 """Within `tuning`: the same rule, one folder below."""

@@ -34,7 +34,7 @@ class Epoch:
 
 
 class Learner:
-    """`network`: a frozen copy of the backbone's, on the device where it trains; its weights are used, not copied.
+    """`network`: what `frozen` gives, on the device where it trains; its weights are used, not copied.
 
     `epoch`: how many are done, of `epochs` in all. `failure`: why it cannot go on, if so.
     """

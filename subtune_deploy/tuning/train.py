@@ -32,6 +32,7 @@ from ..pruning import prune
 from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
+from .frozen import frozen
 from .keep import Kept, facts, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved
@@ -110,7 +111,7 @@ def train_together(
     _check(backbone, forks, train, test)
     kept = open_kept(keep, facts(backbone, train, test, config) if keep else {})
     settings = resolved(config, family(backbone), len(train))
-    network = _frozen(backbone, _device(config.device))
+    network = frozen(backbone, _device(config.device))
     with _own_random_state(), torch.enable_grad():
         session = _Session(backbone, network, train, test, settings, kept, progress, say)
         tuned = session.trained(tuple(forks))
@@ -120,7 +121,7 @@ def train_together(
 
 def answers(backbone: Backbone, task: Task, data: Dataset, config: TrainConfig) -> npt.NDArray[np.float32]:
     """What the task says of the pictures: scores, float32 (N, classes)."""
-    network = _frozen(backbone, _device(config.device))
+    network = frozen(backbone, _device(config.device))
     versions = {
         unit: copy.deepcopy(version).to(next(network.parameters()).device)
         for unit, version in task.versions.items()
@@ -165,12 +166,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise Unavailable("there is no GPU that PyTorch can use", "give --device cpu")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def _frozen(backbone: Backbone, device: torch.device) -> nn.Module:
-    """A copy of the model that nothing changes."""
-    network = copy.deepcopy(backbone.model).eval().requires_grad_(False)
-    return network.to(device).to(memory_format=torch.channels_last)
 
 
 @contextmanager

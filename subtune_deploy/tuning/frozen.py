@@ -1,0 +1,105 @@
+"""The network that nobody trains: a copy on the device, its batch-norms folded into the convolutions before them.
+
+A frozen batch-norm scales and shifts by constants, which the convolution can do by itself, forwards and backwards.
+Tuned units have their own modules, in which nothing is folded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..backbone import Backbone
+from ..tracing import FAKE, plain_attention
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormAct2d"}
+"""PyTorch's, and timm's, whose children are what follows. Another class may do anything."""
+
+
+def frozen(backbone: Backbone, device: torch.device) -> nn.Module:
+    """A copy of the model in eval mode, without gradients, that answers the same but for rounding."""
+    network = copy.deepcopy(backbone.model).eval().requires_grad_(False)
+    for convolution, norm in _pairs(backbone, network):
+        _replace(network, convolution, fuse_conv_bn_eval(convolution, norm))
+        _replace(network, norm, nn.Sequential(*norm.children()))
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def _pairs(backbone: Backbone, network: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Convolutions of a block whose values one batch-norm of the same block reads, and nothing else.
+
+    Around blocks the graph has a batch-norm's parts as nodes of their own.
+    """
+    parts = [(block.name, part) for block in backbone.blocks for part in _parts(network, block.name)]
+    convolutions = {id(part.weight): (home, part) for home, part in parts if isinstance(part, CONVOLUTIONS)}
+    norms = [
+        (home, part) for home, part in parts if type(part).__name__ in NORMS and part.track_running_stats
+    ]
+    watch, found = _watched(backbone, network, [norm for _, norm in norms]), []
+    for home, norm in norms:
+        other, convolution = convolutions.get(watch.weight_of(norm), ("", norm))
+        if other == home:
+            found.append((convolution, norm))
+    return found
+
+
+def _parts(network: nn.Module, path: str) -> Iterator[Any]:
+    yield from network.get_submodule(path).modules()
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Which weights convolutions used, and how often each tensor was read; by id, so all are held."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weights, self.reads, self.held = dict[int, int](), Counter[int](), list[Any]()
+        self.inputs: dict[nn.Module, list[int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.held.append((args, kwargs, result))
+        self.reads.update(id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
+        if func.overloadpacket is torch.ops.aten.convolution:
+            self.weights[id(result)] = id(args[1])
+        return result
+
+    def enters(self, norm: nn.Module, given: tuple[Any, ...]) -> None:
+        self.inputs.setdefault(norm, []).append(id(given[0]))
+
+    def weight_of(self, norm: nn.Module) -> int | None:
+        """Of the convolution whose values `norm` alone reads, if both run once and nothing else looks at them."""
+        given = self.inputs.get(norm, [])
+        weight = self.weights.get(given[0]) if len(given) == 1 else None
+        if weight is None:
+            return None
+        touched = (given[0], weight, *map(id, (*norm.parameters(), *norm.buffers())))
+        return weight if all(self.reads[each] <= 1 for each in touched) else None
+
+
+def _watched(backbone: Backbone, network: nn.Module, norms: Sequence[nn.Module]) -> _Watch:
+    """One run for shapes."""
+    watch = _Watch()
+    hooks = [norm.register_forward_pre_hook(watch.enters) for norm in norms]
+    with plain_attention(), FAKE, torch.no_grad(), watch:
+        network(torch.empty(1, *backbone.input.shape))
+    for hook in hooks:
+        hook.remove()
+    return watch
+
+
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Wherever the network holds it."""
+    for parent in list(network.modules()):
+        for name in [name for name, child in parent._modules.items() if child is old]:
+            setattr(parent, name, new)
