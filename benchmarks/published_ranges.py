@@ -31,7 +31,7 @@ from subtune_deploy.plan import candidate_owners, make_plan
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.spec import BASE, format_layers
 from subtune_deploy.targets import load_target
-from subtune_deploy.work import Cost, Work, plan_works
+from subtune_deploy.work import Cost, Work, plan_works, unpacked
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT, SUMMARY = (RESULTS / f"published_ranges.{kind}" for kind in ("json", "md"))
@@ -142,10 +142,10 @@ class Graphs:
         self.forks = consecutive(len(backbone.blocks), tuple(PUBLISHED))
 
     def works(self, fork: Layers) -> Works:
-        """Of the base and a task on `fork`; without blocks, of the base alone."""
+        """Of the base and a task on `fork`, packing left out; without blocks, of the base alone."""
         topology = self.backbone.topology
         plan = make_plan(topology, candidate_owners(topology, [fork] if fork else []))
-        return plan_works(topology, plan, {BASE: self.costs})
+        return unpacked(plan_works(topology, plan, {BASE: self.costs}))
 
     def predicted(self, model: str, rates: str, seconds: Seconds, launch: float | None = None) -> Predicted:
         """Of every fork, by the plan for it."""

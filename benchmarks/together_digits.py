@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-import numpy as np
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Target
@@ -143,7 +142,9 @@ class _Asked:
         """The best forks by predictions, of measured ones by no less than that."""
         return choose_together(
             self.tasks,
-            lambda forks: max(self.predictor.together(forks).added, known.get(multiset(forks), -np.inf)),
+            lambda forks: (
+                known[key] if (key := multiset(forks)) in known else self.predictor.together(forks).added
+            ),
             max_added=self.budget,
             floor=lambda fork: self.predictor.least_added(fork, len(self.tasks) - 1),
         )

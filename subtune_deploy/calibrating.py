@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .backbone import Backbone, architecture
 from .backends.base import Target
+from .costs import CandidateFork
 from .documents import read_document, write_document
 from .environment import describe
 from .errors import CheckFailed, InputError
@@ -119,6 +120,22 @@ class Growing:
             for each in self.found.anchors
             if (len(each.forks), own_classes(backbone, each.head)) == wanted
         ]
+
+    @property
+    def graphs(self) -> dict[tuple[CandidateFork, ...], Anchor]:
+        """All that were measured as `measure` does it, by their forks as `own_classes` tells heads."""
+        backbone = self.predictor.costing.backbone
+
+        def forks(each: Anchor) -> tuple[CandidateFork, ...]:
+            heads = each.classes or (None,) * len(each.forks)
+            return tuple(
+                CandidateFork(layers, each.prune if layers else None, own_classes(backbone, head))
+                for layers, head in zip(each.forks, heads, strict=True)
+            )
+
+        return {
+            forks(each): each for each in self.found.anchors if (each.merge, each.grouped) == ("always", ())
+        }
 
     def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:
         found = self.measure(Candidate.alike(layers, self.tasks, prune, self.predictor.classes))

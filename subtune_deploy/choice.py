@@ -11,9 +11,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .errors import InputError
-from .joint import EQUAL, Forks, Multiset, Together, multiset
-from .joint import Choice as Set
+from . import joint
+from .joint import EQUAL, Forks, Multiset, Together, BudgetError, multiset
 from .latency_model import Anchor, Predict
 from .pareto import Point, choose, likely, undecided
 from .spec import Pruning
@@ -79,11 +78,11 @@ class Settled:
     `confirmed`: what was measured, in order. `left`: the set that was to be measured next when no more was allowed.
     """
 
-    best: Set
+    best: joint.Choice
     measured: Anchor | None
     together: Together
     confirmed: tuple[Anchor, ...]
-    left: Set | None = None
+    left: joint.Choice | None = None
 
 
 def settle(
@@ -91,29 +90,32 @@ def settle(
     measure: Callable[[Forks], Anchor],
     max_added: float,
     *,
+    known: Mapping[Multiset, Anchor] | None = None,
     most: int = sys.maxsize,
 ) -> Settled:
-    """The best set of forks within `max_added`, by measurement: what `choose` finds is measured, and chosen again with
-    what is known then, until the best has been measured. Of more than `most` measurements, the best by then.
+    """What `choose` finds is measured, and chosen again with what is known then, until the best has been measured.
 
-    `choose` is given what measured sets cost, which they are to cost at least. Raises what it and `measure` do.
+    A set that is predicted to exceed `max_added` is not looked at. `choose` is given what sets cost that were measured,
+    now or as `known`. No more than `most` are measured now; then the best of those, or else the best by predictions.
+    Raises what `choose` and `measure` do.
     """
-    known, within, found = dict[Multiset, Anchor](), list[Set](), None
+    measured, within, new, found = dict(known or {}), list[joint.Choice](), list[Anchor](), None
     while True:
         best = max(within, key=lambda each: each.accuracy, default=None)
-        measured = known[multiset(best.forks)] if best else None
+        shown = measured[multiset(best.forks)] if best else None
         try:
-            found = choose({key: each.added.value for key, each in known.items()})
-        except InputError:  # nothing, or nothing else
+            found = choose({key: each.added.value for key, each in measured.items()})
+        except BudgetError:  # all of them, or all others
             if best is None or found is None:
                 raise
-            return Settled(best, measured, found, tuple(known.values()))
+            return Settled(best, shown, found, tuple(new))
         if best is not None and best.accuracy >= found.best.accuracy - EQUAL:
-            return Settled(best, measured, found, tuple(known.values()))
+            return Settled(best, shown, found, tuple(new))
         key = multiset(found.best.forks)
-        if key not in known and len(known) >= most:
-            return Settled(best or found.best, measured, found, tuple(known.values()), found.best)
-        if key not in known:
-            known[key] = measure(found.best.forks)
-        if (added := known[key].added.value) <= max_added + EQUAL:
+        if key not in measured and len(new) >= most:
+            return Settled(best or found.best, shown, found, tuple(new), found.best)
+        if key not in measured:
+            new.append(measure(found.best.forks))
+            measured[key] = new[-1]
+        if (added := measured[key].added.value) <= max_added + EQUAL:
             within.append(replace(found.best, added=added))

@@ -18,7 +18,7 @@ from itertools import pairwise
 from .backends.base import Target
 from .errors import InputError, LayersError
 from .targets import in_base_units
-from .work import Work
+from .work import Work, unpacked
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 """Of one element, by precision."""
@@ -63,8 +63,10 @@ class LayerTime:
 def plan_times(works: Sequence[Work], machine: Machine, batch: int = 1) -> tuple[LayerTime, ...]:
     """The longest of `batch` times each stream's arithmetic, the next layer's weights, and the launches, by layer.
 
-    The first layer's own weights are not waited for, as in the paper's single-task time.
+    The first layer's own weights are not waited for, as in the paper's single-task time; nor is packing, which it does
+    not know.
     """
+    works = unpacked(works)
     loads = [work.weights * machine.width / machine.bandwidth for work in works[1:]] + [0.0]
     return tuple(
         LayerTime(work.unit, batch * work.macs / machine.compute, load, work.launches * machine.launch)

@@ -45,6 +45,10 @@ Worth = Callable[[Vector, Vector], bool]
 """Of accuracies at most with added latencies at least, whether one of these is worth looking for."""
 
 
+class BudgetError(InputError):
+    """No set keeps the budget."""
+
+
 Multiset = frozenset[tuple[Hashable, int]]
 
 
@@ -95,7 +99,8 @@ def choose_together(
 ) -> Together:
     """The set of the highest mean accuracy that adds at most `max_added`, of equals the cheaper; and the front.
 
-    `weights`: of tasks in the mean, 1 where not given. Raises InputError, naming the nearest, where no set is within.
+    `weights`: of tasks in the mean, 1 where not given. Raises BudgetError, naming the nearest, where no set is within, and
+    InputError.
     """
     search = _Search(tasks, price, _shares(tasks, weights or {}), floor)
     search.begin(limit)
@@ -106,7 +111,7 @@ def choose_together(
         exact = search.explore(partial(search.is_better, max_added), limit)
     best = search.best(max_added)
     if best is None:
-        raise InputError(_too_dear(tasks, search.front[0], max_added), "raise --max-added")
+        raise BudgetError(_too_dear(tasks, search.front[0], max_added), "raise --max-added")
     bound = best.accuracy if exact else max(best.accuracy, search.bound(max_added))
     return Together(best, exact, bound, tuple(search.front), front_exact)
 

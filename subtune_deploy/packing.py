@@ -72,7 +72,8 @@ def _wanted(step: Step, streams: Streams) -> list[Streams]:
     """What is read as one value: siamese heads read two, and a grouped step one stream for all versions."""
     if step.siamese:
         return [(stream,) for stream in streams]
-    return [streams[:1] if len(set(streams)) == 1 else streams]
+    shared = len(step.versions) > 1 and len(set(streams)) == 1
+    return [streams[:1] if shared else streams]
 
 
 def _moves(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ class Candidate:
                     ),
                 )
             )
-            for fork, count in Counter(self.forks).items()
+            for fork, count in ((fork, len(list(same))) for fork, same in groupby(self.forks))
         )
 
 
@@ -140,7 +139,7 @@ def candidates(
         for first in range(1, blocks - length + 2)
     ]
     every = [*runs, *(tuple(sorted(set(fork))) for fork in forks)]
-    each = itertools.product(tasks, every, tuple(prunings))
+    each = product(tasks, every, tuple(prunings))
     return tuple(
         dict.fromkeys(Candidate.alike(layers, count, pruning, classes) for count, layers, pruning in each)
     )
@@ -273,15 +272,13 @@ def _finished(backbone: Backbone, run: Path) -> dict[tuple[Candidate, str], Resu
 
 
 def _plain(backbone: Backbone, forks: Iterable[CandidateFork]) -> Candidate:
-    """In the one form of which there is one for each graph."""
-    return Candidate(
-        tuple(
-            CandidateFork(
-                fork.layers, fork.prune if fork.layers else None, own_classes(backbone, fork.classes)
-            )
-            for fork in forks
-        )
-    )
+    """The one form of a graph: in no order of tasks, and nothing said twice."""
+
+    def plain(fork: CandidateFork) -> CandidateFork:
+        layers, classes = tuple(sorted(set(fork.layers))), own_classes(backbone, fork.classes)
+        return CandidateFork(layers, fork.prune if layers else None, classes)
+
+    return Candidate(tuple(sorted(map(plain, forks), key=lambda fork: (fork.layers, fork.classes or 0))))
 
 
 def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOptions) -> dict[str, Any]:

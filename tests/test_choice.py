@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -147,11 +148,11 @@ class Tasks:
         self.measured.append(forks)
         return timed((1,), self.takes(forks))
 
-    def settled(self, max_added: float, **how: int) -> Settled:
+    def settled(self, max_added: float, **how: Any) -> Settled:
         def choose(known: Mapping[frozenset, float]):
             def price(forks: Forks) -> float:
                 predicted = self.takes(forks) - sum(self.error[str(fork)] for fork in forks)
-                return max(predicted, known.get(multiset(forks), predicted))
+                return known.get(multiset(forks), predicted)
 
             return choose_together(self.options, price, max_added=max_added)
 
@@ -184,4 +185,12 @@ def test_of_sets_no_more_are_measured_than_allowed(most: int) -> None:
     assert len(tasks.measured) == most
     assert found.left is not None
     assert found.measured is None
+    assert found.best == found.left  # predicted only
     assert tasks.settled(0.25, most=3).best.forks == ("0.0",)
+
+
+def test_what_was_measured_before_is_not_measured_again() -> None:
+    tasks = Tasks([[(0.5, 0.2, 0.0), (0.7, 0.5, 4.0)]])
+    before = {multiset(("0.1",)): timed((1,), 0.5), multiset(("0.0",)): timed((1,), 0.2)}
+    found = tasks.settled(0.25, known=before)
+    assert (found.best.forks, found.measured, tasks.measured) == (("0.0",), before[multiset(("0.0",))], [])

@@ -16,7 +16,7 @@ from subtune_deploy.plan import make_plan
 from subtune_deploy.spec import BASE, InputSpec, Pruning
 from subtune_deploy.tasks import candidate_task, owners
 from subtune_deploy.tracing import example, plain_attention
-from subtune_deploy.work import Cost, Work, plan_works
+from subtune_deploy.work import Cost, Work, plan_works, unpacked
 
 
 class Block(nn.Module):
@@ -109,7 +109,7 @@ def test_a_thinner_fork_and_a_head_of_other_classes_cost_what_they_weigh() -> No
 def test_candidates_without_merging_load_the_suffix_for_each_task() -> None:
     network = backbone()
     together, apart = (
-        {work.unit: work for work in candidate_works(network, [(2,), (2,)], merge=merge)}
+        {work.unit: work for work in unpacked(candidate_works(network, [(2,), (2,)], merge=merge))}
         for merge in ("always", "never")
     )
     assert together["block3"].macs == apart["block3"].macs

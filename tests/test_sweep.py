@@ -83,12 +83,14 @@ def test_unlike_forks_are_measured_in_one_graph_and_never_twice(place: Path, tmp
     backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
     thin = Pruning(0.5, round_to=1)
     forks = CandidateFork((3, 4), thin, 3), CandidateFork(()), CandidateFork((4,), thin)
-    asked = backbone, [Candidate(forks)], [load_target("cpu")], tmp_path / "run"
-    (found,) = sweep(*asked, SweepOptions(protocol=Protocol(seconds=0.2)))
-    assert found.forks == {"task1": (3, 4), "task2": (), "task3": (4,)}
-    assert list(found.classes.values()) == [3, 5, 5]
+    options, run = SweepOptions(protocol=Protocol(seconds=0.2)), tmp_path / "run"
+    (found,) = sweep(backbone, [Candidate(forks)], [load_target("cpu")], run, options)
+    assert found.forks == {"task1": (), "task2": (3, 4), "task3": (4,)}
+    assert found.classes == {"task1": 5, "task2": 3, "task3": 5}
     assert found.prune == thin
-    assert sweep(*asked, SweepOptions(protocol=Protocol(seconds=0.2))) == (found,)
+    (again,) = sweep(backbone, [Candidate(forks[::-1])], [load_target("cpu")], run, options)
+    assert again.started == found.started
+    assert len(read_results(run)) == 1
 
 
 def test_many_unlike_forks_have_a_folder_all_the_same(place: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -74,8 +73,8 @@ def choose(
     """Which forks to deploy for several tasks on one budget.
 
     The highest mean accuracy whose added latency, all tasks in one graph, is within --max-added. Latency is that of
-    a model: fitted to measurements of RUN, or the paper's with a datasheet's rates; with --confirm the graph that is
-    chosen has been measured.
+    a model: fitted to measurements of RUN, or the paper's with a datasheet's rates; with --confirm what is chosen is
+    measured, and chosen again with what is known then.
     """
     from ..tuning.documents import read_profile
 
@@ -117,23 +116,40 @@ class _Asked:
     def settled(self, growing: Growing | None) -> Settled:
         """By predictions alone, or with `growing` measured until the choice stands."""
         from ..choice import Settled, settle
+        from ..joint import multiset
         from ..sweep import Candidate
 
         if growing is None:
             found = self.together({})
             return Settled(found.best, None, found, ())
+        self._check_thinned_alike()
+        known = {multiset(forks): each for forks, each in growing.graphs.items()}
         with redirect_stdout(sys.stderr):
             return settle(
-                self.together, lambda forks: growing.measure(Candidate(_forks(forks))), self.limit, most=MOST
+                self.together,
+                lambda forks: growing.measure(Candidate(_forks(forks))),
+                self.limit,
+                known=known,
+                most=MOST,
+            )
+
+    def _check_thinned_alike(self) -> None:
+        """Raise InputError where sets could be chosen that cannot be measured."""
+        forks = [each.fork for options in self.options.values() for each in options]
+        ways = {str(fork.prune or "not pruned") for fork in _forks(tuple(forks)) if fork.layers}
+        if len(ways) > 1:
+            raise InputError(
+                f"forks that are {' and '.join(sorted(ways))} cannot be measured in one graph",
+                "give profiles of forks that are pruned alike, or leave --confirm away",
             )
 
     def together(self, known: Mapping[Multiset, float]) -> Together:
-        """Sets that are `known` cost no less than that."""
+        """Sets that are `known` cost that."""
         from ..joint import choose_together, multiset
 
         return choose_together(
             self.options,
-            lambda forks: max(self.priced.price(forks), known.get(multiset(forks), -math.inf)),
+            lambda forks: known[key] if (key := multiset(forks)) in known else self.priced.price(forks),
             max_added=self.limit,
             weights=self.weights,
             floor=self.priced.floor,
@@ -174,6 +190,7 @@ def _numbers(given: Sequence[str]) -> dict[str, float]:
 def _accuracies(profiles: Mapping[str, Profile], backbone: Backbone) -> tuple[Accuracies, list[str]]:
     """Of the forks of each profile, and what is left out of them. Raises InputError unless all are of `backbone`."""
     from ..costs import CandidateFork
+    from ..tasks import own_classes
     from ..tradeoff import candidates, check_profiles, head_of
 
     check_profiles(profiles, backbone.name, backbone.input.shape, [each.name for each in backbone.blocks])
@@ -181,7 +198,11 @@ def _accuracies(profiles: Mapping[str, Profile], backbone: Backbone) -> tuple[Ac
     left_out = [f"{name} {fork}" for name, (_, forks) in found.items() for fork in forks]
     accuracies = {
         name: {
-            CandidateFork(cast("tuple[int, ...]", fork.layers), fork.prune, head_of(profiles[name])): each
+            CandidateFork(
+                cast("tuple[int, ...]", fork.layers),
+                fork.prune,
+                own_classes(backbone, head_of(profiles[name])),
+            ): each
             for fork, each in mine.items()
         }
         for name, (mine, _) in found.items()
@@ -235,16 +256,13 @@ def _forks(forks: Forks) -> tuple[CandidateFork, ...]:
 def _from_datasheet(name: str, costing: Costing) -> _Priced:
     from ..cost_model import least_added, machine_of, plan_times, total
     from ..targets import load_target
-    from ..work import unpacked
 
     machine = machine_of(load_target(name))
     base = plan_times(costing.base, machine)
     return _Priced(
         f"plan, {name}",
         lambda forks: total(plan_times(costing.together(_forks(forks)), machine)) / total(base) - 1,
-        lambda fork: (
-            least_added(base, plan_times(unpacked(costing.together(_forks((fork,)))), machine)) / total(base)
-        ),
+        lambda fork: least_added(base, plan_times(costing.together(_forks((fork,))), machine)) / total(base),
     )
 
 
@@ -296,7 +314,10 @@ def _print(
     if more:
         click.echo(f"for more: {_apart(more, accuracies)}")
     if settled.left:
-        messages.print(f"{MOST} sets were measured; {_apart(settled.left, accuracies)} would be next")
+        which = (
+            "the best of those is shown" if settled.measured else "none keeps the budget: this is predicted"
+        )
+        messages.print(f"{MOST} were measured, {which}; next would be {_apart(settled.left, accuracies)}")
     if priced.deviation is None:
         messages.print(f"{priced.name}: predicted from a datasheet, not run on that device")
     elif "held_out" in priced.told:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from torch.utils._pytree import tree_leaves
 from ..backbone import Backbone
 from ..tracing import FAKE, plain_attention
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = {"Conv1d", "Conv2d", "Conv3d", "Conv2dSame"}
 NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormAct2d"}
-"""PyTorch's, and timm's, whose children are what follows. Another class may do anything."""
+"""PyTorch's, and timm's, in whose norm the children are what follows. Another class may do anything."""
+LIBRARIES = ("torch.nn.modules.", "timm.layers.")
 
 
 def frozen(backbone: Backbone, device: torch.device) -> nn.Module:
@@ -34,26 +36,24 @@ def frozen(backbone: Backbone, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-def _pairs(backbone: Backbone, network: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+def _pairs(backbone: Backbone, network: nn.Module) -> list[tuple[Any, Any]]:
     """Convolutions of a block whose values one batch-norm of the same block reads, and nothing else.
 
     Around blocks the graph has a batch-norm's parts as nodes of their own.
     """
-    parts = [(block.name, part) for block in backbone.blocks for part in _parts(network, block.name)]
-    convolutions = {id(part.weight): (home, part) for home, part in parts if isinstance(part, CONVOLUTIONS)}
-    norms = [
-        (home, part) for home, part in parts if type(part).__name__ in NORMS and part.track_running_stats
-    ]
-    watch, found = _watched(backbone, network, [norm for _, norm in norms]), []
-    for home, norm in norms:
-        other, convolution = convolutions.get(watch.weight_of(norm), ("", norm))
-        if other == home:
-            found.append((convolution, norm))
+    blocks = [list(network.get_submodule(block.name).modules()) for block in backbone.blocks]
+    norms = [[part for part in parts if _is_one(part, NORMS)] for parts in blocks]
+    watch, found = _watched(backbone, network, list(chain(*norms))), []
+    for parts, mine in zip(blocks, norms, strict=True):
+        convolutions = {id(part.weight): part for part in parts if _is_one(part, CONVOLUTIONS)}
+        made_by = {norm: convolutions.get(watch.weight_of(norm) or 0) for norm in mine}
+        found += [(convolution, norm) for norm, convolution in made_by.items() if convolution is not None]
     return found
 
 
-def _parts(network: nn.Module, path: str) -> Iterator[Any]:
-    yield from network.get_submodule(path).modules()
+def _is_one(part: nn.Module, names: Set[str]) -> bool:
+    """Exactly of one of these classes."""
+    return type(part).__name__ in names and type(part).__module__.startswith(LIBRARIES)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,7 +75,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def enters(self, norm: nn.Module, given: tuple[Any, ...]) -> None:
-        self.inputs.setdefault(norm, []).append(id(given[0]))
+        self.inputs.setdefault(norm, []).append(id(given[0]) if given else 0)
 
     def weight_of(self, norm: nn.Module) -> int | None:
         """Of the convolution whose values `norm` alone reads, if both run once and nothing else looks at them."""
