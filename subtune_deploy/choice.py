@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import joint
-from .joint import EQUAL, Forks, Multiset, Together, BudgetError, multiset
+from .joint import EQUAL, BudgetError, Forks, Multiset, Together, multiset
 from .latency_model import Anchor, Predict
 from .pareto import Point, choose, likely, undecided
 from .spec import Pruning

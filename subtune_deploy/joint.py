@@ -99,8 +99,7 @@ def choose_together(
 ) -> Together:
     """The set of the highest mean accuracy that adds at most `max_added`, of equals the cheaper; and the front.
 
-    `weights`: of tasks in the mean, 1 where not given. Raises BudgetError, naming the nearest, where no set is within, and
-    InputError.
+    `weights`: of tasks in the mean, 1 where not given. Raises BudgetError, naming the nearest, where no set is within.
     """
     search = _Search(tasks, price, _shares(tasks, weights or {}), floor)
     search.begin(limit)

@@ -22,7 +22,7 @@ PUBLIC = {
     "compiling": ["check_engine", "check_graph", "compile_bundle"],
     "calibrating": ["Growing", "calibrate", "read_calibration", "run_of"],
     "calibrated": ["Calibrated", "Predicted", "uncalibrated"],
-    "choice": ["Choice", "decide"],
+    "choice": ["Choice", "Settled", "decide", "settle"],
     "checkpoint": ["Checkpoint", "fingerprint", "load_into", "match_keys", "read_state", "write_state"],
     "cost_model": [
         "LayerTime",
@@ -49,7 +49,7 @@ PUBLIC = {
         "score_macs",
     ],
     "export": ["Exported", "export", "save_onnx"],
-    "joint": ["Choice", "Option", "Together", "choose_apart", "choose_together"],
+    "joint": ["BudgetError", "Choice", "Option", "Together", "choose_apart", "choose_together", "multiset"],
     "measure": ["DeviceTimed", "Measurement", "Protocol", "Several", "fresh_batches", "measure"],
     "models": ["Model", "load_model"],
     "goal": ["Decision", "Effort", "Goal", "Optimized"],
