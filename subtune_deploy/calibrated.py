@@ -20,14 +20,17 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from .work import Cost, Work, unpacked
+from .work import Cost, Use, Work, unpacked
 
 RATES = ((0.6, 0.5), (0.2, 0.3), (0.1, 0.2), (0.1, 0.2))
 """Prior mean and deviation of the base's share of time that is due to multiply-adds, activations, weights, launches."""
 OWN = 0.5
 """Prior deviation of what a kind of block has of its own, relative to what its costs make likely."""
 SPREAD = 0.015
-"""Deviation by which ratios differ from one build and load of a graph to the next, whatever their intervals say."""
+"""Deviation, as a share of the ratio, by which it differs from one build and load of a graph to the next, whatever its
+interval says."""
+LEAST = 0.5
+"""A ratio below this is not meant, when it is told how well it is known."""
 EXACT = 0.002
 """Deviation of the base's own ratio, which is 1."""
 
@@ -64,30 +67,38 @@ class Calibrated:
     def predict(self, works: Works) -> Predicted:
         """What a plan takes."""
         features = self.features(works)
-        variance = float(features @ self.covariance @ features) + SPREAD**2
-        return Predicted(float(features @ self.mean), variance**0.5)
+        ratio = float(features @ self.mean)
+        variance = float(features @ self.covariance @ features) + (SPREAD * ratio) ** 2
+        return Predicted(ratio, variance**0.5)
 
     def least_added(self, base: Works, works: Works, others: int) -> float:
         """What the fork of `works` adds at the least beside up to `others`, in plans that merge all they can.
 
         It brings its own streams and versions with it, whatever else is there. Only operators without multiply-adds
-        depend on the others, whom it can but keep apart: a rate below 0 makes it cheaper where it does that.
+        depend on the others, whom it can but keep apart, or have packed: a rate below 0 makes it cheaper where it does
+        that.
         """
         idle = [use.cost for work in base for use in work.uses if not use.cost.macs]
         apart = sum(
             min(0.0, float(_shares(cost, self.whole)[2:] @ self.mean[2 : len(RATES)])) for cost in idle
         )
         alone = self.predict(unpacked(works)).ratio - self.predict(base).ratio
-        return alone + (others + 1) * apart
+        packing = [use for work in works for use in work.uses if not use.versions]
+        cheaper = sum(float(np.minimum(self._rates_paid(use), 0).sum()) for use in packing)
+        return alone + (others + 1) * (apart + cheaper)
 
     def learn(self, works: Works, ratio: float, deviation: float) -> Calibrated:
         """With one measurement more: a plan's `ratio` to the base, and its standard error."""
-        features, noise = self.features(works), float(np.hypot(deviation, SPREAD))
+        features, noise = self.features(works), float(np.hypot(deviation, SPREAD * ratio))
         return self._conditioned(features, ratio, noise)
 
     def most_telling(self, candidates: Sequence[Works], among: Sequence[int] | None = None) -> int:
-        """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together."""
+        """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together.
+
+        Variances are of ratios relative to themselves, as they are predicted now.
+        """
         features = np.stack([self.features(works) for works in candidates])
+        features /= np.maximum(features @ self.mean, LEAST)[:, None]
         common = features @ self.covariance @ features.T
         gains = (common**2).sum(axis=1) / (np.diag(common) + SPREAD**2)
         return max(range(len(candidates)) if among is None else among, key=lambda index: float(gains[index]))
@@ -96,11 +107,17 @@ class Calibrated:
         """How often each unknown is paid, (n,)."""
         found = np.zeros(len(self.mean))
         for use in (use for work in works for use in work.uses):
-            paid = (use.streams, use.streams, use.versions, use.runs)
-            found[: len(RATES)] += _shares(use.cost, self.whole) * paid
+            found[: len(RATES)] += self._paid(use)
             if (place := self._places.get(use.cost)) is not None:
                 found[place : place + 2] += use.versions, use.streams
         return found
+
+    def _paid(self, use: Use) -> Vector:
+        """How often each rate is."""
+        return _shares(use.cost, self.whole) * (use.streams, use.streams, use.versions, use.runs)
+
+    def _rates_paid(self, use: Use) -> Vector:
+        return self._paid(use) * self.mean[: len(RATES)]
 
     @cached_property
     def _places(self) -> dict[Cost, int]:

@@ -49,14 +49,14 @@ def test_it_begins_with_what_is_plausible(model: Calibrated) -> None:
 def test_one_observation_is_bayes_rule_by_hand(model: Calibrated) -> None:
     """Prior N(m, v) of a fork's ratio, seen with error e: the mean moves by v / (v + e^2) of what was off.
 
-    A prediction is of a measurement, which differs from load to load besides.
+    A prediction is of a measurement, which differs from load to load besides, by a share of itself.
     """
     before = model.predict(candidate(3))
     after = model.learn(candidate(3), 2.0, 0.03).predict(candidate(3))
-    variance, noise = before.deviation**2 - SPREAD**2, 0.03**2 + SPREAD**2
+    variance, noise = before.deviation**2 - (before.ratio * SPREAD) ** 2, 0.03**2 + (2 * SPREAD) ** 2
     share = variance / (variance + noise)
     assert after.ratio == pytest.approx(before.ratio + share * (2.0 - before.ratio))
-    assert after.deviation**2 == pytest.approx(variance * (1 - share) + SPREAD**2)
+    assert after.deviation**2 == pytest.approx(variance * (1 - share) + (after.ratio * SPREAD) ** 2)
 
 
 def test_the_order_of_measurements_is_of_no_importance(model: Calibrated) -> None:
@@ -71,11 +71,14 @@ def test_the_order_of_measurements_is_of_no_importance(model: Calibrated) -> Non
 
 
 def test_the_most_telling_measurement_is_that_of_brute_force(model: Calibrated) -> None:
+    """Each tried as if it came out as predicted; what is left of doubt is taken relative to the ratios."""
     all_of_them = [candidate(*blocks) for blocks in FORKS]
+    before = [model.predict(each).ratio for each in all_of_them]
 
     def left(index: int) -> float:
-        learnt = model.learn(all_of_them[index], 1.5, 0.0)
-        return sum(learnt.predict(each).deviation ** 2 for each in all_of_them)
+        learnt = model.learn(all_of_them[index], before[index], 0.0)
+        found = map(learnt.predict, all_of_them)
+        return sum((each.deviation / ratio) ** 2 for each, ratio in zip(found, before, strict=True))
 
     assert model.most_telling(all_of_them) == min(range(len(FORKS)), key=left)
     assert model.most_telling(all_of_them, [1, 2]) == min([1, 2], key=left)

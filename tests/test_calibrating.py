@@ -90,7 +90,7 @@ def test_predictions_are_those_of_the_model_fitted_by_hand(file: Path, backbone:
     moved = predictor.learn(
         Anchor(((2, 3), (2, 3)), Ratio(9.0, 8.9, 9.1))
     )  # and it hangs on what was measured
-    assert moved.predict([(2, 3)] * 2).ratio > expected.ratio + 1
+    assert moved.predict([(2, 3)] * 2).ratio > expected.ratio + 5 * expected.deviation
 
 
 def test_how_a_graph_was_lowered_counts(backbone: Backbone) -> None:

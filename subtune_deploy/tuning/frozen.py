@@ -68,6 +68,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func.namespace != "aten":  # others only ask, as for a tensor's device
+            return result
         self.held.append((args, kwargs, result))
         self.reads.update(id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
         if func.overloadpacket is torch.ops.aten.convolution:
