@@ -1,12 +1,11 @@
 """How forks and rejoins run fastest on a target: plans are compiled, checked and run by turns; the fastest is kept.
 
     with fastest_plan(bundle, backbone, tasks, target) as found:
-        compile_bundle(bundle, target, **found.own)
+        compile_bundle(bundle, found.target, **found.own)
 
-The plan that the bundle was exported with is the one to beat. First it is asked where streams should be packed, then,
-of the best of these, which forked blocks should run as one grouped operator. All plans of an axis run by turns; the
-fastest of those whose 95 % interval shows them to be faster runs once more, against the one to beat alone, and takes
-its place if that shows it again. What is measured is a batch of the bundle's size, or one picture where that is open.
+The plan that the bundle was exported with is the one to beat, see `racing`. First it is asked where streams should be
+packed, then, of the best of these, which forked blocks should run as one grouped operator, then with which settings of
+the backend. What is measured is a batch of the bundle's size, or one picture where that is open.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 from .backbone import Backbone
 from .backends import get_backend
-from .backends.base import ROLES, Batch, Engine, Progress, Target, silent
+from .backends.base import ROLES, Batch, Engine, Progress, Target, Tunable, silent
 from .build import Say, grouped_units, plan_as
 from .bundle import Bundle, Compile, compiler_source
 from .compiling import check_engine
@@ -30,10 +29,10 @@ from .errors import SubtuneError, Unavailable
 from .export import export
 from .measure import Measurement, Protocol, fresh_batches, measure
 from .plan import Merge, Plan
+from .racing import Tried, race
 from .records import to_plain
 from .runtime import failed, open_engine
 from .staging import told_as
-from .stats import Ratio
 from .tasks import Task
 
 COMPARISON = Protocol(seconds=10.0, precision=0.005)
@@ -43,24 +42,15 @@ LATE, SINGLE = 3, 4
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A plan in words, and its latency relative to the one that it was to beat, or why there is none."""
-
-    plan: str
-    against: str
-    ratio: Ratio | None = None
-    failed: str = ""
-
-
-@dataclass(frozen=True)
 class Fastest:
     """`graphs`: its ONNX files in float32, None where they are the bundle's; `make`: takes what was compiled already.
 
-    Both last as long as the context does.
+    Both last as long as the context does. `target`: the recipe, with the fastest settings if these were searched.
     """
 
     name: str
     plan: Plan
+    target: Target
     graphs: Path | None
     make: Compile
     tried: tuple[Tried, ...]
@@ -87,11 +77,13 @@ def fastest_plan(
     *,
     merge: bool = True,
     lowering: bool = True,
+    settings: bool = False,
     calibration: Batch | None = None,
     protocol: Protocol = COMPARISON,
     say: Say = lambda line: None,
 ) -> Iterator[Fastest]:
-    """The plan whose engine for `target` answers soonest, of those that `merge` and `lowering` leave open.
+    """The plan whose engine for `target` answers soonest, of those that `merge` and `lowering` leave open; with
+    `settings` also threads and options of the recipe, where its backend has any to choose from.
 
     `backbone`, `tasks`: what `bundle` was made from. `calibration`: inputs (n, C, H, W) that an int8 target needs.
     Plans that cannot be exported or compiled, or whose engines answer wrongly, are told and left out, but for the
@@ -108,8 +100,9 @@ def fastest_plan(
             best = (
                 search.raced(best, axis(backbone, tasks, best.plan, bundle.manifest.batch)) if asked else best
             )
+        found = search.tuned(best) if settings else target
         graphs = None if best.graphs == bundle.path else best.graphs
-        yield Fastest(best.name, best.plan, graphs, _taking(best.folder), tuple(search.tried))
+        yield Fastest(best.name, best.plan, found, graphs, _taking(best.folder), tuple(search.tried))
 
 
 # What there is to choose from: plans by what is special about them
@@ -188,20 +181,39 @@ class _Search:
         others = {name: each for name, each in made.items() if each}
         if not others:
             return best
-        self.say(f"running {len(others) + 1} plans by turns")
-        seen = self._measured(best, *others.values())
-        ratios = {name: seen.ratio(name) for name in others}
-        self.tried += [Tried(name, best.name, ratio) for name, ratio in ratios.items()]
-        shown = [name for name, ratio in ratios.items() if ratio.high < 1]
-        winner = others[min(shown, key=lambda name: ratios[name].value)] if shown else best
-        if winner is not best:
-            self.say(f"once more, {winner.name} against {best.name}")
-            again = self._measured(best, winner).ratio(winner.name)
-            self.tried.append(Tried(winner.name, best.name, again))
-            winner = winner if again.high < 1 else best
-        for loser in (best, *others.values()):
+        runners = {best.name: best, **others}
+        winner = runners[self._raced(best.name, {name: each.engine for name, each in runners.items()})]
+        for loser in runners.values():
             if loser is not winner:
                 self._drop(loser)
+        return winner
+
+    def tuned(self, best: _Made) -> Target:
+        """The recipe with the fastest settings for `best`, one axis after the other."""
+        backend, found, name = get_backend(self.target.backend), self.target, "as in the recipe"
+        for axis in backend.SETTINGS if isinstance(backend, Tunable) else ():
+            recipes = {name: found, **{word: each for word, each in axis(found).items() if each != found}}
+            engines = {word: self._opened(word, each, best, name) for word, each in recipes.items()}
+            running = {word: engine for word, engine in engines.items() if engine}
+            if len(running) > 1:
+                name = self._raced(name, running)
+                found = recipes[name]
+        return found
+
+    def _opened(self, name: str, target: Target, made: _Made, best: str) -> Engine | None:
+        try:
+            return open_engine(self.bundle, target, made.folder, "graph")
+        except SubtuneError as error:
+            self.tried.append(Tried(name, best, failed=error.message))
+            return None
+
+    def _raced(self, best: str, engines: Mapping[str, Engine]) -> str:
+        self.say(f"running by turns: {', '.join(engines)}")
+        others = [name for name in engines if name != best]
+        winner, tried = race(
+            best, others, lambda names: self._measured({name: engines[name] for name in names})
+        )
+        self.tried += tried
         return winner
 
     def _attempted(self, name: str, plan: Plan, best: _Made) -> _Made | None:
@@ -238,10 +250,10 @@ class _Search:
         folder.mkdir()
         return folder
 
-    def _measured(self, *plans: _Made) -> Measurement:
-        batches = fresh_batches(self.backbone.input, self.bundle.manifest.batch or 1)
+    def _measured(self, engines: Mapping[str, Engine]) -> Measurement:
+        batches = fresh_batches(self.bundle.manifest.input, self.bundle.manifest.batch or 1)
         try:
-            return measure({each.name: each.engine for each in plans}, batches, self.protocol)
+            return measure(engines, batches, self.protocol)
         except SubtuneError:
             raise
         except Exception as error:  # the libraries' own, which share no base class

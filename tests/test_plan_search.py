@@ -15,12 +15,13 @@ from subtune_deploy import plan_search
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Engine
 from subtune_deploy.build import BuildOptions, build
-from subtune_deploy.bundle import Bundle, open_bundle
+from subtune_deploy.bundle import Bundle, engine_target, open_bundle
 from subtune_deploy.errors import ModelError
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.plan import Plan
-from subtune_deploy.plan_search import Fastest, Tried, fastest_plan
+from subtune_deploy.plan_search import Fastest, fastest_plan
+from subtune_deploy.racing import Tried
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.spec import Pruning
 from subtune_deploy.stats import Ratio
@@ -126,7 +127,7 @@ def test_what_is_not_shown_again_is_not_taken(middle: Made, monkeypatch: pytest.
     monkeypatch.setattr(plan_search, "measure", measure)
     best = found(middle, lowering=False)
     assert best.name == "as exported"
-    assert [each.ratio.value for each in best.tried if each.plan == "not merged" and each.ratio] == [0.5, 1.0]
+    assert [each.ratio.value for each in best.tried if each.name == "not merged" and each.ratio] == [0.5, 1.0]
 
 
 def test_of_those_shown_to_be_faster_the_fastest_is_taken(
@@ -187,6 +188,30 @@ def test_a_narrow_task_runs_apart_and_the_others_may_be_grouped(
     assert ran == [("as exported", "grouped block7, block8", "grouped block7", "grouped block8")]
 
 
+def test_settings_are_chosen_one_axis_after_the_other(middle: Made, favour: Favour) -> None:
+    ran = favour({"1 thread": 0.5, "blocks by cost": 0.8})
+    best = found(middle, merge=False, lowering=False, settings=True)
+    assert (best.target.threads, best.name, best.graphs) == (1, "as exported", None)
+    assert best.target.options == {**load_target("cpu").options, "session.dynamic_block_base": "4"}
+    assert ran[0][0] == "as in the recipe"
+    assert "1 thread" in ran[0]
+    assert ran[1] == ("as in the recipe", "1 thread")
+    assert ran[2] == ("1 thread", "spinning")  # the recipe's own is the other one
+    assert ran[3:] == [("1 thread", "blocks by cost")] * 2
+    assert [each.against for each in best.tried[-3:]] == ["1 thread"] * 3
+
+
+def test_where_no_setting_is_faster_the_recipe_stays(middle: Made, favour: Favour) -> None:
+    favour()
+    assert found(middle, merge=False, lowering=False, settings=True).target == load_target("cpu")
+
+
+def test_a_backend_without_settings_has_none_to_choose(place: Path, favour: Favour) -> None:
+    ran = favour()
+    asked = compiled(place, "--settings", "auto", target="torch-cpu")
+    assert (asked.status, ran) == (0, []), asked.err
+
+
 # Through compile, into the bundle
 
 
@@ -214,7 +239,7 @@ def test_the_engine_keeps_its_own_graph_and_what_it_was_held_against(
     bundle = open_bundle(place / "bundle")
     facts = bundle.manifest.engines["cpu"].facts
     assert facts["plan"]["grouped"] == ["block2", "block3"]
-    assert {each["plan"] for each in facts["searched"]} >= {"not merged", "grouped block2"}
+    assert {each["name"] for each in facts["searched"]} >= {"not merged", "grouped block2"}
     own = onnx.load(place / "bundle" / "cpu" / "source" / "graph.onnx")
     assert any(each.name == "group" and each.i > 1 for node in own.graph.node for each in node.attribute)
     result = time_bundle(bundle, "cpu", QUICK)
@@ -230,6 +255,21 @@ def test_the_engine_keeps_its_own_graph_and_what_it_was_held_against(
     assert not (place / "bundle" / "cpu" / "source").exists()
     for name, answer in load_engine(bundle, "cpu").run(batch).items():
         np.testing.assert_allclose(searched[name], answer, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino-cpu"])
+def test_the_engine_keeps_the_settings_that_were_fastest(place: Path, favour: Favour, target: str) -> None:
+    favour({"1 thread": 0.5})
+    ran = compiled(place, "--settings", "auto", target=target)
+    assert ran.status == 0, ran.err
+    assert "settings: 1 threads" in ran.out
+    bundle = open_bundle(place / "bundle")
+    assert engine_target(bundle, target).threads == 1
+    assert load_engine(bundle, target).threads == 1
+    assert {each["name"] for each in bundle.manifest.engines[target].facts["searched"]} >= {"1 thread"}
+    assert cli("verify", place / "bundle").status == 0
+    assert compiled(place, target=target).status == 0
+    assert engine_target(open_bundle(place / "bundle"), target).threads == 0
 
 
 def test_the_torch_backend_keeps_the_program_too(place: Path, favour: Favour) -> None:

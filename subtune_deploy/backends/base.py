@@ -11,11 +11,12 @@ against which added latency is measured.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +154,31 @@ class Inspectable(Protocol):
     def examine(self, source: Path, folder: Path, role: str, target: Target) -> dict[str, Any]:
         """Facts of the engine file in `folder`, fit for JSON. Raises BundleError where one is wrong."""
         ...
+
+
+Axis: TypeAlias = Callable[[Target], Mapping[str, Target]]
+"""A recipe -> recipes that differ from it in one setting, by what is special about them."""
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A backend whose engines run with settings that do not change their files. `SETTINGS`: what there is to choose."""
+
+    SETTINGS: tuple[Axis, ...]
+
+
+def thread_counts(target: Target) -> dict[str, Target]:
+    """All cores that this process may use, half of them, and one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = sorted({cores, max(1, cores // 2), 1}, reverse=True)
+    return {f"{count} thread{'s' if count > 1 else ''}": replace(target, threads=count) for count in counts}
+
+
+def option(key: str, values: Mapping[str, str | int | float | bool]) -> Axis:
+    """One option of recipes, `values` by what is special about them."""
+    return lambda target: {
+        word: replace(target, options={**target.options, key: value}) for word, value in values.items()
+    }
 
 
 def check_batch(batch: Batch, shape: Shape) -> Batch:

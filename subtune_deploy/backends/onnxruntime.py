@@ -37,9 +37,11 @@ from .base import (
     engine_file,
     not_compiled,
     not_loaded,
+    option,
     provider,
     silent,
     source_file,
+    thread_counts,
 )
 
 name = "onnxruntime"
@@ -92,6 +94,13 @@ OPTIONS = (
     "session.use_device_allocator_for_initializers",
 )
 """Session entries that a recipe may set; the library itself would take a misspelt one in silence."""
+
+SETTINGS = (
+    thread_counts,
+    option("session.intra_op.allow_spinning", {"spinning": "1", "not spinning": "0"}),
+    option("session.dynamic_block_base", {"blocks by cost": "4"}),
+)
+"""For `Tunable`: how the CPU provider shares work among threads. Others are tried in vain, and harmlessly."""
 
 NEEDS = "it needs an NVIDIA GPU, its driver (see nvidia-smi), and libraries of the right version"
 

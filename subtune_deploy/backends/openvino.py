@@ -28,8 +28,10 @@ from .base import (
     engine_file,
     not_compiled,
     not_loaded,
+    option,
     silent,
     source_file,
+    thread_counts,
 )
 
 name = "openvino"
@@ -39,6 +41,12 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """The type of what has no other: in int8 graphs that is what was not quantised."""
 NAMES = ["subtune", "outputs"]
 """Where the representation keeps the names of its outputs, in order."""
+SETTINGS = (
+    thread_counts,
+    option("ENABLE_CPU_PINNING", {"threads pinned": True, "threads not pinned": False}),
+    option("ENABLE_HYPER_THREADING", {"with hyper-threads": True, "without hyper-threads": False}),
+)
+"""For `Tunable`. The hint stays at LATENCY: one caller waits for one answer."""
 
 
 @dataclass(frozen=True)

@@ -59,15 +59,24 @@ def _axis(flag: str, what: str) -> Callable[[Command], Command]:
 @_axis("--merge", "pack streams")
 @_axis("--lowering", "group forked blocks")
 @click.option(
+    "--settings",
+    type=click.Choice(["recipe", "auto"]),
+    default="recipe",
+    show_default=True,
+    help="auto: threads and options of the backend that are measured to be fastest.",
+)
+@click.option(
     "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
 )
 def compile_(
-    folder: Path, targets: tuple[str, ...], calibrate: Path | None, merge: str, lowering: str, model: str | None
+    folder: Path, targets: tuple[str, ...], calibrate: Path | None, merge: str, lowering: str, settings: str,
+    model: str | None,
 ) -> None:  # fmt: skip
     """Engines for targets, kept if every task answers rightly.
 
     With --merge auto and --lowering auto, plans are compiled and run by turns on each target; one that is shown to be
-    faster than the exported one is taken, and kept with what it was measured against.
+    faster than the exported one is taken, and kept with what it was measured against; with --settings auto, so are
+    threads and options of the backend.
     """
     from ..backends import get_backend
     from ..bundle import open_bundle
@@ -79,8 +88,8 @@ def compile_(
     for recipe in recipes:
         get_backend(recipe.backend)  # told before the first engine is built, not between two
     calibration = read_inputs(calibrate, folder)
-    search = _Search(merge == "auto", lowering == "auto", calibration)
-    made = _made_from(bundle, model) if search.merge or search.lowering else None
+    search = _Search(merge == "auto", lowering == "auto", settings == "auto", calibration)
+    made = _made_from(bundle, model) if search else None
     for recipe in recipes:
         with (
             _reported(recipe.name),
@@ -88,7 +97,8 @@ def compile_(
             bar(f"compiling for {recipe.name}") as tick,
         ):
             own: dict[str, Any] = found.own if found else {}
-            bundle = compile_bundle(bundle, recipe, calibration=calibration, progress=tick, **own)
+            chosen = found.target if found else recipe
+            bundle = compile_bundle(bundle, chosen, calibration=calibration, progress=tick, **own)
         click.echo(f"engine {recipe.name}:")
         if found:
             _print_plans(found)
@@ -110,11 +120,15 @@ def _made_from(bundle: Bundle, model: str | None) -> tuple[Backbone, list[Task]]
 
 @dataclass(frozen=True)
 class _Search:
-    """What is asked of the plan."""
+    """What is asked of the plan, and of the recipe."""
 
     merge: bool
     lowering: bool
+    settings: bool
     calibration: Batch | None
+
+    def __bool__(self) -> bool:
+        return self.merge or self.lowering or self.settings
 
     @contextmanager
     def fastest(
@@ -127,18 +141,22 @@ class _Search:
         from ..plan_search import fastest_plan
 
         with fastest_plan(
-            bundle, *made, target, merge=self.merge, lowering=self.lowering, calibration=self.calibration,
-            say=lambda line: messages.print(f"{target.name}: {line}"),
+            bundle, *made, target, merge=self.merge, lowering=self.lowering, settings=self.settings,
+            calibration=self.calibration, say=lambda line: messages.print(f"{target.name}: {line}"),
         ) as found:  # fmt: skip
             yield found
 
 
 def _print_plans(found: Fastest) -> None:
     """What was tried, and what was kept."""
-    rows = [(each.plan, each.against, each.failed or _range(each.ratio)) for each in found.tried]
+    rows = [(each.name, each.against, each.failed or _range(each.ratio)) for each in found.tried]
     if rows:
-        print_table(("plan", "against", "times as long"), rows)
+        print_table(("tried", "against", "times as long"), rows)
     click.echo(f"plan: {found.name}")
+    options = ", ".join(f"{key} = {value}" for key, value in found.target.options.items())
+    click.echo(
+        f"settings: {found.target.threads or 'its own choice of'} threads{', ' if options else ''}{options}"
+    )
 
 
 def _range(ratio: Ratio | None) -> str:
