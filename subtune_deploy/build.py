@@ -99,7 +99,12 @@ def plan_for(
 
 
 def plan_as(
-    backbone: Backbone, tasks: Sequence[Task], merge: Merge, grouped: Sequence[str], apart: Sequence[str]
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    merge: Merge,
+    grouped: Sequence[str],
+    apart: Sequence[str],
+    most: int = 0,
 ) -> Plan:
     """As `make_plan`; streams of tasks that are narrower than the base's are `apart` too."""
     return make_plan(
@@ -109,6 +114,7 @@ def plan_as(
         merge=merge,
         grouped=grouped,
         apart=_apart(backbone, tasks, apart),
+        most=most,
     )
 
 

@@ -48,7 +48,7 @@ class Plan:
 
     `grouped`: units whose versions run as one operator. `rejoins`: nodes at which streams that ran apart
     are packed. `outputs`: (task, its stream at the output node), `base` first. `apart`: tasks whose own streams
-    are packed with no others.
+    are packed with no others. `most`: so many streams are packed at most, 0 for any number.
     """
 
     tasks: tuple[str, ...]
@@ -58,6 +58,7 @@ class Plan:
     steps: tuple[Step, ...]
     outputs: tuple[tuple[str, str], ...]
     apart: Streams = ()
+    most: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document; `Plan.from_json` reads it back."""
@@ -89,19 +90,22 @@ def make_plan(
     merge: Merge = "always",
     grouped: Iterable[str] = (),
     apart: Iterable[str] = (),
+    most: int = 0,
 ) -> Plan:
     """The plan for `base` and the tasks in `owners` (in that order, which the outputs keep).
 
-    A task that is `apart` leaves the steps of all others as they are without it.
+    A task that is `apart` leaves the steps of all others as they are without it. Of more than `most` streams, several
+    batches are made.
     """
     lone = tuple(apart)
     planner = _Planner(
-        topology, {BASE: {}, **owners}, frozenset(siamese), merge, frozenset(grouped), frozenset(lone)
+        topology, {BASE: {}, **owners}, frozenset(siamese), merge, frozenset(grouped), frozenset(lone), most
     )
     steps = tuple(step for node in topology.nodes[:-1] for step in planner.steps(node))
     (source,) = topology.nodes[-1].inputs
     outputs = tuple(planner.stream[source].items())
-    return Plan(tuple(planner.owners), merge, tuple(grouped), tuple(planner.rejoins), steps, outputs, lone)
+    rejoins = tuple(planner.rejoins)
+    return Plan(tuple(planner.owners), merge, tuple(grouped), rejoins, steps, outputs, lone, most)
 
 
 @dataclass
@@ -114,6 +118,7 @@ class _Planner:
     merge: Merge
     grouped: frozenset[str]
     apart: frozenset[str]
+    most: int
     stream: dict[str, dict[str, str]] = field(default_factory=dict)  # node -> task -> stream
     packed: dict[tuple[str, str], Streams] = field(default_factory=dict)  # node, stream -> how it came out
     rejoins: dict[str, None] = field(default_factory=dict)
@@ -164,7 +169,9 @@ class _Planner:
             )
             alone = stream if self._is_siamese(node, stream) or stream in self.apart else None
             groups.setdefault((self._version(node, stream), fixed, alone), []).append(stream)
-        yield from groups.values()
+        for group in groups.values():
+            size = self.most or len(group)
+            yield from (group[start : start + size] for start in range(0, len(group), size))
 
     def _pieces(self, node: Node, group: list[str]) -> list[Streams]:
         """The group cut into what is packed."""

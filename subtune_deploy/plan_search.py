@@ -39,6 +39,8 @@ COMPARISON = Protocol(seconds=10.0, precision=0.005)
 """Of the plans of one axis by turns, and of the winner and the one to beat alone."""
 LATE, SINGLE = 3, 4
 """Stages at which packing may begin, and forked blocks up to which each is tried as the only grouped one."""
+BATCHES = (4, 8, 16)
+"""Streams that are packed at most, where there are more."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Fastest:
     def facts(self) -> dict[str, Any]:
         """What the manifest keeps of what it was held against, and of graphs that are not the bundle's."""
         told = {"searched": to_plain(self.tried)}
-        plan = {"merge": self.plan.merge, "grouped": self.plan.grouped, "rejoins": self.plan.rejoins}
+        plan = {name: getattr(self.plan, name) for name in ("merge", "grouped", "rejoins", "most")}
         return told if self.graphs is None else {**told, "plan": to_plain(plan)}
 
 
@@ -111,7 +113,7 @@ Plans = Mapping[str, Plan]
 
 
 def _merges(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int | None) -> Plans:
-    """Packing always, never, or not before the next stages of the backbone begin."""
+    """Packing always, never, not before the next stages of the backbone begin, or no more than some streams at once."""
     nodes = backbone.topology.nodes
     always = plan_as(backbone, tasks, "always", best.grouped, best.apart)
     if not always.rejoins:
@@ -123,7 +125,13 @@ def _merges(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int | 
         f"merged from {nodes[place].name} on": tuple(node.name for node in nodes[place:] if node.macs)
         for place in late
     }
-    return {name: plan_as(backbone, tasks, way, best.grouped, best.apart) for name, way in ways.items()}
+    plans = {name: plan_as(backbone, tasks, way, best.grouped, best.apart) for name, way in ways.items()}
+    widest = max(len(step.streams) for step in always.steps)
+    return plans | {
+        f"merged by {most}": plan_as(backbone, tasks, "always", best.grouped, best.apart, most)
+        for most in BATCHES
+        if most < widest
+    }
 
 
 def _stage_starts(backbone: Backbone) -> list[int]:
@@ -138,7 +146,9 @@ def _lowerings(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int
     units = grouped_units(backbone, tasks, best.apart) if batch else ()
     singles = [(unit,) for unit in units] if 1 < len(units) <= SINGLE else []
     ways = {"branches": (), **{f"grouped {', '.join(way)}": way for way in (units, *singles) if way}}
-    return {name: plan_as(backbone, tasks, best.merge, way, best.apart) for name, way in ways.items()}
+    return {
+        name: plan_as(backbone, tasks, best.merge, way, best.apart, best.most) for name, way in ways.items()
+    }
 
 
 # What they take

@@ -52,14 +52,15 @@ def assert_same(got: tuple[torch.Tensor, ...], wanted: list[torch.Tensor]) -> No
     seed=st.integers(0, 10_000),
     merge=st.sampled_from(["always", "never"]),
     group=st.booleans(),
+    most=st.integers(0, 3),
     batch=st.integers(1, 3),
 )
 def test_any_forks_on_any_network_answer_as_the_stand_alone_models(
-    topology: str, blocks: int, seed: int, merge: str, group: bool, batch: int
+    topology: str, blocks: int, seed: int, merge: str, group: bool, most: int, batch: int
 ) -> None:
     network = backbone(topology, blocks, seed=seed % 7)
     tasks = random_tasks(network, seed)
-    plan = plan_of(network, tasks, merge=merge, grouped=groupable(network, tasks) if group else ())
+    plan = plan_of(network, tasks, merge=merge, grouped=groupable(network, tasks) if group else (), most=most)
     picture = example(SIZE, batch, seed)
     assert_same(answers(lower(network, tasks, plan), picture), expected(network, tasks, picture))
 

@@ -97,13 +97,14 @@ def test_a_siamese_head_joins_two_features() -> None:
     seed=st.integers(0, 10_000),
     merge=st.sampled_from(["always", "never"]),
     group=st.booleans(),
+    most=st.integers(0, 3),
 )
 def test_the_lowered_graph_has_as_many_operators_for_it(
-    topology: str, seed: int, merge: str, group: bool
+    topology: str, seed: int, merge: str, group: bool, most: int
 ) -> None:
     network = backbone(topology, 4, seed=seed % 7)
     tasks = random_tasks(network, seed)
-    plan = plan_of(network, tasks, merge=merge, grouped=groupable(network, tasks) if group else ())
+    plan = plan_of(network, tasks, merge=merge, grouped=groupable(network, tasks) if group else (), most=most)
     told = sum(each.operators for each in packings(network.topology, plan))
     joining = {node.name for node in network.graph.nodes if node.target is torch.cat}
     own = sum(step.node in joining for step in plan.steps)

@@ -70,6 +70,14 @@ def test_streams_are_packed_in_the_order_in_which_they_rejoin() -> None:
     assert [task for task, _ in plan.outputs] == ["base", "late", "early", "probe"]
 
 
+def test_of_more_streams_than_may_be_packed_several_batches_are_made_and_stay() -> None:
+    plan = make_plan(chain(), {name: owners for n in "abcd" for name, owners in fork(n, 3).items()}, most=2)
+    for block in ("b4", "b5", "b6"):
+        assert [streams for _, streams in executions(plan, block)] == [("base", "a"), ("b", "c"), ("d",)]
+    assert plan.rejoins == ("b4",)
+    assert plan.most == 2
+
+
 def test_a_head_only_task_shares_everything_but_its_head() -> None:
     plan = make_plan(chain(), fork("probe"))
     assert all(len(executions(plan, f"b{i}")) == 1 for i in range(1, BLOCKS + 1))
@@ -136,16 +144,19 @@ tasks = st.dictionaries(
 )
 
 
-@given(tasks, st.sampled_from(["always", "never"]))
-def test_every_task_gets_every_node_once_with_its_own_weights(forks: dict[str, set[int]], merge: str) -> None:
+@given(tasks, st.sampled_from(["always", "never"]), st.integers(0, 3))
+def test_every_task_gets_every_node_once_with_its_own_weights(
+    forks: dict[str, set[int]], merge: str, most: int
+) -> None:
     owners = {task: fork(task, *blocks)[task] for task, blocks in forks.items()}
-    plan = make_plan(chain(), owners, merge=merge)  # type: ignore[arg-type]
+    plan = make_plan(chain(), owners, merge=merge, most=most)  # type: ignore[arg-type]
     outputs = dict(plan.outputs)
     assert list(outputs) == ["base", *forks]
     for block in range(1, BLOCKS + 1):
         steps = [step for step in plan.steps if step.node == f"b{block}"]
         streams = [stream for step in steps for stream in step.streams]
         assert len(streams) == len(set(streams))
+        assert all(len(step.streams) <= (most or len(streams)) for step in steps)
         versions = {step.versions for step in steps}
         assert versions == {("base",)} | {(task,) for task, blocks in forks.items() if block in blocks}
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

@@ -97,6 +97,15 @@ def test_packing_that_starts_late_starts_where_there_is_something_to_multiply(mi
     assert len(set(firsts)) == len(firsts)  # each begins elsewhere, one nowhere
 
 
+def test_many_streams_may_be_packed_by_fewer(resnet: Backbone, favour: Favour, tmp_path: Path) -> None:
+    ran = favour({"merged by 4": 0.5})
+    best = found(bundled(resnet, tmp_path / "b", *[(2,)] * 4), lowering=False)
+    assert "merged by 4" in ran[0]
+    assert "merged by 8" not in ran[0]
+    assert best.facts["plan"]["most"] == 4
+    assert max(len(step.streams) for step in best.plan.steps) == 4
+
+
 def test_a_fork_of_the_last_block_leaves_nothing_to_merge(
     resnet: Backbone, favour: Favour, tmp_path: Path
 ) -> None:
