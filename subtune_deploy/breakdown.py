@@ -86,7 +86,7 @@ def breakdown(backbone: Backbone, anchors: Sequence[Anchor], tick: Tick = lambda
 
 def _graph(each: Anchor) -> tuple[object, ...]:
     """What tells graphs apart."""
-    return each.forks, each.prune, each.merge, each.grouped, each.classes
+    return each.forks, each.prune, each.merge, each.grouped, each.most, each.classes
 
 
 def _columns(works: Sequence[Work]) -> list[tuple[str, int | None, Costs]]:

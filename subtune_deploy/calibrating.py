@@ -134,7 +134,9 @@ class Growing:
             )
 
         return {
-            forks(each): each for each in self.found.anchors if (each.merge, each.grouped) == ("always", ())
+            forks(each): each
+            for each in self.found.anchors
+            if (each.merge, each.grouped, each.most) == ("always", (), 0)
         }
 
     def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:

@@ -89,12 +89,17 @@ class Candidates:
         self._own: dict[CandidateFork, Mapping[str, Cost]] = {}
 
     def works(
-        self, forks: Sequence[CandidateFork], *, merge: Merge = "always", grouped: Iterable[str] = ()
+        self,
+        forks: Sequence[CandidateFork],
+        *,
+        merge: Merge = "always",
+        grouped: Iterable[str] = (),
+        most: int = 0,
     ) -> tuple[Work, ...]:
         """Of a graph with a task for each of `forks`; without any, the backbone. Raises what pruning does."""
         owners = candidate_owners(self.backbone.topology, [fork.layers for fork in forks])
         own = zip(owners, map(self._costs, forks), strict=True)
-        plan = make_plan(self.backbone.topology, owners, merge=merge, grouped=grouped)
+        plan = make_plan(self.backbone.topology, owners, merge=merge, grouped=grouped, most=most)
         return plan_works(self.backbone.topology, plan, {BASE: self.base, **dict(own)})
 
     def _costs(self, fork: CandidateFork) -> Mapping[str, Cost]:

@@ -227,6 +227,13 @@ def _instructions(cpus: Cpuinfo) -> str | None:
     return " ".join(found) or None
 
 
+def usable_cores() -> int:
+    """Threads that can run at once: the CPUs that this process may use, or fewer where a quota grants fewer."""
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    quota = _quota(ROOT)
+    return max(1, min(len(affinity), int(quota) if quota else len(affinity)))
+
+
 def _quota(root: Path) -> float | None:
     """CPUs that the tightest control group grants: a container may have fewer than it sees."""
     found = [quota for group in control_groups(root) if (quota := _granted(group)) is not None]

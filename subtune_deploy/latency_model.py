@@ -39,6 +39,7 @@ class Anchor:
     grouped: tuple[str, ...] = ()
     prune: Pruning | None = None
     classes: tuple[int, ...] = ()
+    most: int = 0
 
     @property
     def added(self) -> Interval:
@@ -150,7 +151,7 @@ def anchor(result: Result) -> Anchor:
     merge = tuple(result.merge) if isinstance(result.merge, list) else result.merge  # JSON knows no tuples
     forks = tuple(tuple(layers) for layers in result.forks.values())
     classes = tuple(result.classes.values())
-    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune, classes)
+    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune, classes, result.most)
 
 
 def check_ratio(fork: str, ratio: Ratio) -> None:

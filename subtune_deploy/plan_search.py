@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .backends.base import ROLES, Batch, Engine, Progress, Target, Tunable, sile
 from .build import Say, grouped_units, plan_as
 from .bundle import Bundle, Compile, compiler_source
 from .compiling import check_engine
+from .environment import usable_cores
 from .errors import SubtuneError, Unavailable
 from .export import export
 from .measure import Measurement, Protocol, fresh_batches, measure
@@ -73,7 +75,7 @@ class Fastest:
 @contextmanager
 def fastest_plan(
     bundle: Bundle,
-    backbone: Backbone,
+    backbone: Backbone | None,
     tasks: Sequence[Task],
     target: Target,
     *,
@@ -87,7 +89,8 @@ def fastest_plan(
     """The plan whose engine for `target` answers soonest, of those that `merge` and `lowering` leave open; with
     `settings` also threads and options of the recipe, where its backend has any to choose from.
 
-    `backbone`, `tasks`: what `bundle` was made from. `calibration`: inputs (n, C, H, W) that an int8 target needs.
+    `backbone`, `tasks`: what `bundle` was made from; settings alone need none. `calibration`: inputs (n, C, H, W) that
+    an int8 target needs.
     Plans that cannot be exported or compiled, or whose engines answer wrongly, are told and left out, but for the
     bundle's own. Raises Unavailable, also where the target's device is not here, ParityError, BundleError, InputError.
     """
@@ -98,10 +101,9 @@ def fastest_plan(
     with tempfile.TemporaryDirectory(prefix="subtune-plans-") as folder:
         search = _Search(bundle, backbone, tasks, target, calibration, protocol, say, Path(folder))
         best = search.exported()
-        for asked, axis in ((merge, _merges), (lowering, _lowerings)):
-            best = (
-                search.raced(best, axis(backbone, tasks, best.plan, bundle.manifest.batch)) if asked else best
-            )
+        for axis in [axis for asked, axis in ((merge, _merges), (lowering, _lowerings)) if asked]:
+            assert backbone is not None
+            best = search.raced(best, axis(backbone, tasks, best.plan, bundle.manifest.batch))
         found = search.tuned(best) if settings else target
         graphs = None if best.graphs == bundle.path else best.graphs
         yield Fastest(best.name, best.plan, found, graphs, _taking(best.folder), tuple(search.tried))
@@ -162,7 +164,6 @@ class _Made:
     plan: Plan
     graphs: Path
     folder: Path
-    engine: Engine
 
 
 @dataclass
@@ -170,7 +171,7 @@ class _Search:
     """Plans become engines of the bundle's tasks, each in a place of its own below `place`."""
 
     bundle: Bundle
-    backbone: Backbone
+    backbone: Backbone | None
     tasks: Sequence[Task]
     target: Target
     calibration: Batch | None
@@ -192,7 +193,8 @@ class _Search:
         if not others:
             return best
         runners = {best.name: best, **others}
-        winner = runners[self._raced(best.name, {name: each.engine for name, each in runners.items()})]
+        opens = {name: partial(self._open, self.target, each) for name, each in runners.items()}
+        winner = runners[self._raced(best.name, opens)]
         for loser in runners.values():
             if loser is not winner:
                 self._drop(loser)
@@ -202,31 +204,41 @@ class _Search:
         """The recipe with the fastest settings for `best`, one axis after the other."""
         backend, found, name = get_backend(self.target.backend), self.target, "as in the recipe"
         for axis in backend.SETTINGS if isinstance(backend, Tunable) else ():
-            recipes = {name: found, **{word: each for word, each in axis(found).items() if each != found}}
-            engines = {word: self._opened(word, each, best, name) for word, each in recipes.items()}
-            running = {word: engine for word, engine in engines.items() if engine}
-            if len(running) > 1:
-                name = self._raced(name, running)
-                found = recipes[name]
+            recipes = {
+                word: each
+                for word, each in axis(found, usable_cores()).items()
+                if each != found and self._answers(word, each, best, name)
+            }
+            if recipes:
+                opens = {
+                    word: partial(self._open, each, best) for word, each in {name: found, **recipes}.items()
+                }
+                name = self._raced(name, opens)
+                found = recipes.get(name, found)
         return found
 
-    def _opened(self, name: str, target: Target, made: _Made, best: str) -> Engine | None:
+    def _answers(self, name: str, target: Target, made: _Made, best: str) -> bool:
         try:
-            return open_engine(self.bundle, target, made.folder, "graph")
+            check_engine(self.bundle, target, made.folder)
         except SubtuneError as error:
             self.tried.append(Tried(name, best, failed=error.message))
-            return None
+            return False
+        return True
 
-    def _raced(self, best: str, engines: Mapping[str, Engine]) -> str:
-        self.say(f"running by turns: {', '.join(engines)}")
-        others = [name for name in engines if name != best]
+    def _open(self, target: Target, made: _Made) -> Engine:
+        return open_engine(self.bundle, target, made.folder, "graph")
+
+    def _raced(self, best: str, opens: Mapping[str, Callable[[], Engine]]) -> str:
+        self.say(f"running by turns: {', '.join(opens)}")
+        others = [name for name in opens if name != best]
         winner, tried = race(
-            best, others, lambda names: self._measured({name: engines[name] for name in names})
+            best, others, lambda names: self._measured({name: opens[name]() for name in names})
         )
         self.tried += tried
         return winner
 
     def _attempted(self, name: str, plan: Plan, best: _Made) -> _Made | None:
+        assert self.backbone is not None
         self.say(f"compiling {name}")
         graphs = self._folder() / "graphs"
         try:
@@ -248,7 +260,7 @@ class _Search:
         for role in ROLES:
             backend.compile(source, folder, role, self.target)
         check_engine(self.bundle, self.target, folder)
-        return _Made(name, plan, graphs, folder, open_engine(self.bundle, self.target, folder, "graph"))
+        return _Made(name, plan, graphs, folder)
 
     def _drop(self, made: _Made) -> None:
         for folder in {made.folder.parent, made.graphs.parent} - {self.bundle.path.parent}:

@@ -47,15 +47,19 @@ class Costing:
             CandidateFork(fork, anchor.prune if fork else None, classes)
             for fork, classes in zip(anchor.forks, heads, strict=True)
         ]
-        return self.together(forks, anchor.merge, anchor.grouped)
+        return self.together(forks, anchor.merge, anchor.grouped, anchor.most)
 
     def together(
-        self, forks: Sequence[CandidateFork], merge: Merge = "always", grouped: tuple[str, ...] = ()
+        self,
+        forks: Sequence[CandidateFork],
+        merge: Merge = "always",
+        grouped: tuple[str, ...] = (),
+        most: int = 0,
     ) -> Works:
         """Of a graph with a task for each of `forks`, each with its own thinning and classes."""
-        key = (tuple(forks), merge, grouped)
+        key = (tuple(forks), merge, grouped, most)
         if key not in self._works:
-            self._works[key] = self._candidates.works(forks, merge=merge, grouped=grouped)
+            self._works[key] = self._candidates.works(forks, merge=merge, grouped=grouped, most=most)
         return self._works[key]
 
 

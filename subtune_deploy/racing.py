@@ -1,6 +1,7 @@
 """Which of several engines is fastest, if that can be shown: all by turns, then the winner against the one to beat.
 
-The least of several noisy numbers flatters itself, so that what is taken must be shown twice.
+The least of several noisy numbers flatters itself, and one load of an engine differs from the next. So what is taken
+must be shown twice, by engines that are opened anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from .measure import Measurement
 from .stats import Ratio
 
 Measured = Callable[[Sequence[str]], Measurement]
-"""Of engines by name, run by turns; ratios are to the first one."""
+"""Of engines by name, opened and run by turns; ratios are to the first one."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def _check_one_host(target: str, results: Sequence[Result]) -> None:
 def _key(result: Result) -> tuple[object, ...]:
     """What a point is of; of what was measured again the latest is taken."""
     forks = tuple(sorted(result.forks.items()))
-    return result.target, result.batch, forks, result.prune, result.head, str(result.merge), result.grouped
+    lowered = str(result.merge), result.grouped, result.most
+    return result.target, result.batch, forks, result.prune, result.head, lowered
 
 
 def make_document(

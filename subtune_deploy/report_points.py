@@ -117,8 +117,9 @@ def measured_point(result: Result, accuracy: Interval | None) -> dict[str, Any]:
 def _short(each: Anchor) -> str:
     """What stands beside a point: how a graph was lowered only where that is unusual."""
     thinner = f", pruned {each.prune.ratio:g}" if each.prune else ""
-    apart = "" if each.merge == "always" else ", not merged" if each.merge == "never" else ", partly merged"
-    return f"{format_forks(each.forks)}{thinner}{apart}{', grouped' if each.grouped else ''}"
+    apart = {"always": f", merged by {each.most}" if each.most else "", "never": ", not merged"}
+    merged = apart.get(str(each.merge), ", partly merged")
+    return f"{format_forks(each.forks)}{thinner}{merged}{', grouped' if each.grouped else ''}"
 
 
 def bounds(interval: Interval) -> list[float | None]:

@@ -57,9 +57,10 @@ class Result:
     `batch`: pictures per call, null for a graph that takes any number (then measured with one). `layers`: blocks that
     any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were; `classes`: of
     each task, empty from an older version, which gave all as many as the base has. `merge`: always, never, or the nodes
-    that merge; `grouped`: units lowered as one operator. `inputs`: fresh, or hot for the flattered number.
-    `ratio`: graph over base, host to host; `device_ratio`: of the device's own work, where engines tell it. `samples`
-    and `device`: raw seconds by engine (base, graph), index i of each from round i.
+    that merge, `most` streams in one batch at most, 0 for any number; `grouped`: units lowered as one operator.
+    `inputs`: fresh, or hot for the flattered number. `ratio`: graph over base, host to host; `device_ratio`: of the
+    device's own work, where engines tell it. `samples` and `device`: raw seconds by engine (base, graph), index i of
+    each from round i.
     """
 
     model: str
@@ -89,6 +90,7 @@ class Result:
     device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     prune: Pruning | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
+    most: int = 0
 
     @property
     def added(self) -> float:
@@ -184,7 +186,8 @@ def nearest_heads(results: Iterable[Result], classes: int | None) -> list[Result
         return list(results)
     kept = dict[Any, tuple[float, Result]]()
     for each in results:
-        graph = each.target, each.batch, tuple(each.forks.items()), each.prune, str(each.merge), each.grouped
+        graph = each.target, each.batch, tuple(each.forks.items()), each.prune
+        graph = *graph, str(each.merge), each.grouped, each.most
         far = abs(each.head - classes) if each.head else math.inf
         if graph not in kept or far <= kept[graph][0]:
             kept[graph] = far, each

@@ -78,6 +78,7 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
         "prune": prunings.pop() if len(prunings) == 1 else None,
         "classes": {task.name: task.classes for task in tasks},
         "merge": plan.get("merge"),
+        "most": plan.get("most", 0),
         "grouped": tuple(plan.get("grouped", ())),
         "target": target,
         "backend": manifest.engines[target].backend,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tiny_cli import Ran, cli, write_network
 
 from subtune_deploy import plan_search
 from subtune_deploy.backbone import Backbone, trace
-from subtune_deploy.backends.base import Engine
+from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
-from subtune_deploy.bundle import Bundle, engine_target, open_bundle
+from subtune_deploy.bundle import Bundle, Checked, engine_target, open_bundle
 from subtune_deploy.errors import ModelError
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.models import load_model
@@ -197,22 +198,52 @@ def test_a_narrow_task_runs_apart_and_the_others_may_be_grouped(
     assert ran == [("as exported", "grouped block7, block8", "grouped block7", "grouped block8")]
 
 
-def test_settings_are_chosen_one_axis_after_the_other(middle: Made, favour: Favour) -> None:
-    ran = favour({"1 thread": 0.5, "blocks by cost": 0.8})
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_search, "usable_cores", lambda: 2)
+
+
+def test_settings_are_chosen_one_axis_after_the_other(middle: Made, favour: Favour, two_cores: None) -> None:
+    ran = favour({"2 threads": 0.5, "blocks by cost": 0.4})
     best = found(middle, merge=False, lowering=False, settings=True)
-    assert (best.target.threads, best.name, best.graphs) == (1, "as exported", None)
+    assert (best.target.threads, best.name, best.graphs) == (2, "as exported", None)
     assert best.target.options == {**load_target("cpu").options, "session.dynamic_block_base": "4"}
-    assert ran[0][0] == "as in the recipe"
-    assert "1 thread" in ran[0]
-    assert ran[1] == ("as in the recipe", "1 thread")
-    assert ran[2] == ("1 thread", "spinning")  # the recipe's own is the other one
-    assert ran[3:] == [("1 thread", "blocks by cost")] * 2
-    assert [each.against for each in best.tried[-3:]] == ["1 thread"] * 3
+    assert ran == [
+        ("as in the recipe", "2 threads", "1 thread"),
+        ("as in the recipe", "2 threads"),
+        *[("2 threads", "blocks by cost")] * 2,
+    ]
+    assert [each.against for each in best.tried[-2:]] == ["2 threads"] * 2
 
 
-def test_where_no_setting_is_faster_the_recipe_stays(middle: Made, favour: Favour) -> None:
-    favour()
+def test_one_thread_shares_nothing(middle: Made, favour: Favour, two_cores: None) -> None:
+    ran = favour({"1 thread": 0.5})
+    best = found(middle, merge=False, lowering=False, settings=True)
+    assert best.target == replace(load_target("cpu"), threads=1)
+    assert len(ran) == 2
+
+
+def test_settings_that_answer_otherwise_are_told_and_left_out(
+    middle: Made, favour: Favour, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, real = favour({"1 thread": 0.5}), plan_search.check_engine
+
+    def check(bundle: Bundle, target: Target, folder: Path) -> Checked:
+        if target.threads == 1:
+            raise ModelError("no", "hint")
+        return real(bundle, target, folder)
+
+    monkeypatch.setattr(plan_search, "check_engine", check)
+    best = found(middle, merge=False, lowering=False, settings=True)
+    assert best.target == load_target("cpu")
+    assert Tried("1 thread", "as in the recipe", failed="no") in best.tried
+    assert all("1 thread" not in names for names in ran)
+
+
+def test_where_no_setting_is_faster_the_recipe_stays(middle: Made, favour: Favour, two_cores: None) -> None:
+    ran = favour()
     assert found(middle, merge=False, lowering=False, settings=True).target == load_target("cpu")
+    assert len(ran) == 2  # threads, and how they share the work
 
 
 def test_a_backend_without_settings_has_none_to_choose(place: Path, favour: Favour) -> None:
@@ -267,11 +298,13 @@ def test_the_engine_keeps_its_own_graph_and_what_it_was_held_against(
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino-cpu"])
-def test_the_engine_keeps_the_settings_that_were_fastest(place: Path, favour: Favour, target: str) -> None:
+def test_the_engine_keeps_the_settings_that_were_fastest(
+    place: Path, favour: Favour, two_cores: None, target: str
+) -> None:
     favour({"1 thread": 0.5})
-    ran = compiled(place, "--settings", "auto", target=target)
+    ran = cli("compile", place / "bundle", "--target", target, "--settings", "auto")  # no network is needed
     assert ran.status == 0, ran.err
-    assert "settings: 1 threads" in ran.out
+    assert "settings: threads 1" in ran.out
     bundle = open_bundle(place / "bundle")
     assert engine_target(bundle, target).threads == 1
     assert load_engine(bundle, target).threads == 1

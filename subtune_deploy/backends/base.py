@@ -1,4 +1,4 @@
-"""What a backend is told (`Target`) and what it must do: two small protocols, and one that some have besides.
+"""What a backend is told (`Target`) and what it must do: two small protocols, and two that some have besides.
 
     compile(source, folder, role, target)    source/graph.onnx -> folder/<engine files of the role>
     load(folder, role, target) -> Engine     engine.run(batch) -> {output name: array}
@@ -11,7 +11,6 @@ against which added latency is measured.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -156,8 +155,8 @@ class Inspectable(Protocol):
         ...
 
 
-Axis: TypeAlias = Callable[[Target], Mapping[str, Target]]
-"""A recipe -> recipes that differ from it in one setting, by what is special about them."""
+Axis: TypeAlias = Callable[[Target, int], Mapping[str, Target]]
+"""A recipe, and how many cores can be used -> recipes that differ in one setting, by what is special about them."""
 
 
 @runtime_checkable
@@ -167,18 +166,21 @@ class Tunable(Protocol):
     SETTINGS: tuple[Axis, ...]
 
 
-def thread_counts(target: Target) -> dict[str, Target]:
-    """All cores that this process may use, half of them, and one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def thread_counts(target: Target, cores: int) -> dict[str, Target]:
+    """All cores, half of them, and one."""
     counts = sorted({cores, max(1, cores // 2), 1}, reverse=True)
-    return {f"{count} thread{'s' if count > 1 else ''}": replace(target, threads=count) for count in counts}
+    return {f"{n} thread{'s' if n > 1 else ''}": replace(target, threads=n) for n in counts}
 
 
-def option(key: str, values: Mapping[str, str | int | float | bool]) -> Axis:
-    """One option of recipes, `values` by what is special about them."""
-    return lambda target: {
-        word: replace(target, options={**target.options, key: value}) for word, value in values.items()
-    }
+def shared_by(key: str, values: Mapping[str, str | int | float | bool]) -> Axis:
+    """An option of how threads share the work, `values` by what is special about them; of one thread there is none."""
+
+    def axis(target: Target, cores: int) -> dict[str, Target]:
+        if (target.threads or cores) == 1:
+            return {}
+        return {word: replace(target, options={**target.options, key: each}) for word, each in values.items()}
+
+    return axis
 
 
 def check_batch(batch: Batch, shape: Shape) -> Batch:

@@ -28,6 +28,7 @@ from ..spec import INPUT
 from . import probe_library
 from .base import (
     Availability,
+    Axis,
     Batch,
     Engine,
     Progress,
@@ -37,8 +38,8 @@ from .base import (
     engine_file,
     not_compiled,
     not_loaded,
-    option,
     provider,
+    shared_by,
     silent,
     source_file,
     thread_counts,
@@ -94,13 +95,6 @@ OPTIONS = (
     "session.use_device_allocator_for_initializers",
 )
 """Session entries that a recipe may set; the library itself would take a misspelt one in silence."""
-
-SETTINGS = (
-    thread_counts,
-    option("session.intra_op.allow_spinning", {"spinning": "1", "not spinning": "0"}),
-    option("session.dynamic_block_base", {"blocks by cost": "4"}),
-)
-"""For `Tunable`: how the CPU provider shares work among threads. Others are tried in vain, and harmlessly."""
 
 NEEDS = "it needs an NVIDIA GPU, its driver (see nvidia-smi), and libraries of the right version"
 
@@ -204,6 +198,18 @@ def _provider(target: Target) -> str:
             f"target {target.name}: ONNX Runtime computes no fp16 on the CPU", "use fp32, or another provider"
         )
     return chosen
+
+
+def _of_cpu(axis: Axis) -> Axis:
+    """There is nothing to choose for other providers."""
+    return lambda target, cores: axis(target, cores) if _provider(target) == CPU else {}
+
+
+SETTINGS = (
+    _of_cpu(thread_counts),
+    _of_cpu(shared_by("session.dynamic_block_base", {"blocks by cost": "4"})),
+)
+"""For `Tunable`. Spinning is not among them: threads that spin slow down whatever is run by turns with them."""
 
 
 def _provider_options(target: Target, chosen: str) -> dict[str, str]:

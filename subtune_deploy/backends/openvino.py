@@ -28,7 +28,7 @@ from .base import (
     engine_file,
     not_compiled,
     not_loaded,
-    option,
+    shared_by,
     silent,
     source_file,
     thread_counts,
@@ -43,8 +43,8 @@ NAMES = ["subtune", "outputs"]
 """Where the representation keeps the names of its outputs, in order."""
 SETTINGS = (
     thread_counts,
-    option("ENABLE_CPU_PINNING", {"threads pinned": True, "threads not pinned": False}),
-    option("ENABLE_HYPER_THREADING", {"with hyper-threads": True, "without hyper-threads": False}),
+    shared_by("ENABLE_CPU_PINNING", {"threads pinned": True, "threads not pinned": False}),
+    shared_by("ENABLE_HYPER_THREADING", {"with hyper-threads": True, "without hyper-threads": False}),
 )
 """For `Tunable`. The hint stays at LATENCY: one caller waits for one answer."""
 

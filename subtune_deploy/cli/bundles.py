@@ -63,7 +63,7 @@ def _axis(flag: str, what: str) -> Callable[[Command], Command]:
     type=click.Choice(["recipe", "auto"]),
     default="recipe",
     show_default=True,
-    help="auto: threads and options of the backend that are measured to be fastest.",
+    help="auto: threads and options of the backend that are measured to be fastest on this machine.",
 )
 @click.option(
     "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
@@ -89,7 +89,7 @@ def compile_(
         get_backend(recipe.backend)  # told before the first engine is built, not between two
     calibration = read_inputs(calibrate, folder)
     search = _Search(merge == "auto", lowering == "auto", settings == "auto", calibration)
-    made = _made_from(bundle, model) if search else None
+    made = _made_from(bundle, model) if search.merge or search.lowering else (None, [])
     for recipe in recipes:
         with (
             _reported(recipe.name),
@@ -127,15 +127,12 @@ class _Search:
     settings: bool
     calibration: Batch | None
 
-    def __bool__(self) -> bool:
-        return self.merge or self.lowering or self.settings
-
     @contextmanager
     def fastest(
-        self, bundle: Bundle, target: Target, made: tuple[Backbone, list[Task]] | None
+        self, bundle: Bundle, target: Target, made: tuple[Backbone | None, list[Task]]
     ) -> Iterator[Fastest | None]:
         """None where nothing was asked."""
-        if made is None:
+        if not (self.merge or self.lowering or self.settings):
             yield None
             return
         from ..plan_search import fastest_plan
@@ -153,10 +150,8 @@ def _print_plans(found: Fastest) -> None:
     if rows:
         print_table(("tried", "against", "times as long"), rows)
     click.echo(f"plan: {found.name}")
-    options = ", ".join(f"{key} = {value}" for key, value in found.target.options.items())
-    click.echo(
-        f"settings: {found.target.threads or 'its own choice of'} threads{', ' if options else ''}{options}"
-    )
+    chosen = {"threads": found.target.threads or "as the backend chooses", **found.target.options}
+    click.echo(f"settings: {', '.join(f'{key} {value}' for key, value in chosen.items())}")
 
 
 def _range(ratio: Ratio | None) -> str:
