@@ -29,8 +29,6 @@ OWN = 0.5
 SPREAD = 0.015
 """Deviation, as a share of the ratio, by which it differs from one build and load of a graph to the next, whatever its
 interval says."""
-LEAST = 0.5
-"""A ratio below this is not meant, when it is told how well it is known."""
 EXACT = 0.002
 """Deviation of the base's own ratio, which is 1."""
 
@@ -93,14 +91,11 @@ class Calibrated:
         return self._conditioned(features, ratio, noise)
 
     def most_telling(self, candidates: Sequence[Works], among: Sequence[int] | None = None) -> int:
-        """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together.
-
-        Variances are of ratios relative to themselves, as they are predicted now.
-        """
+        """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together."""
         features = np.stack([self.features(works) for works in candidates])
-        features /= np.maximum(features @ self.mean, LEAST)[:, None]
         common = features @ self.covariance @ features.T
-        gains = (common**2).sum(axis=1) / (np.diag(common) + SPREAD**2)
+        noise = SPREAD * (features @ self.mean)  # if it comes out as it is predicted now
+        gains = (common**2).sum(axis=1) / (np.diag(common) + noise**2)
         return max(range(len(candidates)) if among is None else among, key=lambda index: float(gains[index]))
 
     def features(self, works: Works) -> Vector:

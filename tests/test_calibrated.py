@@ -71,14 +71,18 @@ def test_the_order_of_measurements_is_of_no_importance(model: Calibrated) -> Non
 
 
 def test_the_most_telling_measurement_is_that_of_brute_force(model: Calibrated) -> None:
-    """Each tried as if it came out as predicted; what is left of doubt is taken relative to the ratios."""
+    """Each tried as if it came out as predicted."""
     all_of_them = [candidate(*blocks) for blocks in FORKS]
     before = [model.predict(each).ratio for each in all_of_them]
 
+    def variance(known: Calibrated, works: list) -> float:
+        """Of what a graph takes, without what measurements of it differ by."""
+        found = known.predict(works)
+        return found.deviation**2 - (SPREAD * found.ratio) ** 2
+
     def left(index: int) -> float:
         learnt = model.learn(all_of_them[index], before[index], 0.0)
-        found = map(learnt.predict, all_of_them)
-        return sum((each.deviation / ratio) ** 2 for each, ratio in zip(found, before, strict=True))
+        return sum(variance(learnt, each) for each in all_of_them)
 
     assert model.most_telling(all_of_them) == min(range(len(FORKS)), key=left)
     assert model.most_telling(all_of_them, [1, 2]) == min([1, 2], key=left)

@@ -72,7 +72,7 @@ def test_candidates_come_whole_or_pruned_as_asked() -> None:
 
 def test_a_graph_may_have_unlike_forks_but_is_thinned_in_one_way() -> None:
     thin = Pruning(0.5)
-    found = Candidate((CandidateFork((2,), thin, 10), CandidateFork(()), CandidateFork((2,), thin, 10)))
+    found = Candidate((CandidateFork((2,), thin, 10), CandidateFork((2,), thin, 10), CandidateFork(())))
     assert (found.layers, found.tasks, found.prune) == ((2,), 3, thin)
     assert str(found) == "2 x2 pruned 0.5 local l1 of 10 classes + none x1"
     with pytest.raises(InputError, match="cannot be measured in one graph"):
