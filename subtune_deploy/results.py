@@ -186,8 +186,8 @@ def nearest_heads(results: Iterable[Result], classes: int | None) -> list[Result
         return list(results)
     kept = dict[Any, tuple[float, Result]]()
     for each in results:
-        graph = each.target, each.batch, tuple(each.forks.items()), each.prune
-        graph = *graph, str(each.merge), each.grouped, each.most
+        lowered = str(each.merge), each.grouped, each.most
+        graph = each.target, each.batch, tuple(each.forks.items()), each.prune, lowered
         far = abs(each.head - classes) if each.head else math.inf
         if graph not in kept or far <= kept[graph][0]:
             kept[graph] = far, each
