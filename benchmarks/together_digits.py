@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,7 @@ from subtune_deploy.demo import MODEL, _base_checkpoint
 from subtune_deploy.documents import read_document
 from subtune_deploy.environment import describe
 from subtune_deploy.fitting import score
-from subtune_deploy.joint import Choice, Multiset, Option, Together, choose_apart, choose_together, multiset
+from subtune_deploy.joint import Choice, Option, choose_apart, choose_together
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
@@ -116,12 +116,19 @@ def chosen(backbone: Backbone, target: Target, scratch: Path) -> list[Row]:
     tasks = {name: _options(each) for name, each in profiles.items()}
     timed, rows = _Timed(backbone, target), []
     for budget in BUDGETS:
-        asked = _Asked(tasks, predictor, budget)
-        settled = settle(asked.choose, lambda forks: asked.learn(timed(forks)), budget)  # noqa: B023 - used at once
+        alone, asked = _Learning(predictor), _Learning(predictor)
+        settled = settle(
+            tasks,
+            asked.price,
+            lambda forks: asked.learn(timed(forks)),  # noqa: B023 - used at once
+            budget,
+            floor=asked.floor,
+        )
+        together = choose_together(tasks, alone.price, max_added=budget, floor=alone.floor)
         choices = {
-            "together": (_Asked(tasks, predictor, budget).choose({}).best, 0),
+            "together": (together.best, 0),
             "confirmed": (settled.best, len(settled.confirmed)),
-            "apart": (choose_apart(tasks, lambda forks: predictor.together(forks).added, budget), 0),
+            "apart": (choose_apart(tasks, alone.price, budget), 0),
         }
         for way, (choice, spent) in choices.items():
             if choice is not None:
@@ -131,23 +138,18 @@ def chosen(backbone: Backbone, target: Target, scratch: Path) -> list[Row]:
 
 
 @dataclass
-class _Asked:
-    """A budget, and what is known by now."""
+class _Learning:
+    """What forks cost by all that is known by now."""
 
-    tasks: Mapping[str, Sequence[Option]]
     predictor: Predictor
-    budget: float
 
-    def choose(self, known: Mapping[Multiset, float]) -> Together:
-        """The best forks by predictions, of measured ones by no less than that."""
-        return choose_together(
-            self.tasks,
-            lambda forks: (
-                known[key] if (key := multiset(forks)) in known else self.predictor.together(forks).added
-            ),
-            max_added=self.budget,
-            floor=lambda fork: self.predictor.least_added(fork, len(self.tasks) - 1),
-        )
+    def price(self, forks: tuple[Hashable, ...]) -> float:
+        """Of all together."""
+        return self.predictor.together(cast("Forks", forks)).added
+
+    def floor(self, fork: Hashable) -> float:
+        """Of one, at the least."""
+        return self.predictor.least_added(cast("CandidateFork", fork), len(TASKS) - 1)
 
     def learn(self, result: Result) -> Anchor:
         """From a graph that was timed."""

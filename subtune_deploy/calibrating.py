@@ -19,11 +19,11 @@ from .environment import describe
 from .errors import CheckFailed, InputError
 from .fitting import learn_most_telling
 from .latency_model import Anchor, LatencyModel, Predict, anchor, latency_model
-from .predictor import Costing, Predictor
+from .predictor import Costing, Predictor, task_forks
 from .results import Result
 from .spec import Pruning
 from .stats import Ratio
-from .sweep import Candidate, Step, SweepOptions, sweep
+from .sweep import Candidate, Step, SweepOptions, canonical, sweep
 from .tasks import own_classes
 
 MEASUREMENTS = 10
@@ -123,18 +123,10 @@ class Growing:
 
     @property
     def graphs(self) -> dict[tuple[CandidateFork, ...], Anchor]:
-        """All that were measured as `measure` does it, by their forks as `own_classes` tells heads."""
+        """All that were measured as `measure` does it, by what is asked of it, see `sweep.canonical`."""
         backbone = self.predictor.costing.backbone
-
-        def forks(each: Anchor) -> tuple[CandidateFork, ...]:
-            heads = each.classes or (None,) * len(each.forks)
-            return tuple(
-                CandidateFork(layers, each.prune if layers else None, own_classes(backbone, head))
-                for layers, head in zip(each.forks, heads, strict=True)
-            )
-
         return {
-            forks(each): each
+            canonical(backbone, task_forks(each)).forks: each
             for each in self.found.anchors
             if (each.merge, each.grouped, each.most) == ("always", (), 0)
         }

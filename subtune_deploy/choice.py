@@ -2,7 +2,7 @@
 
 choice = decide(profile, timed, predictor.added, measure, max_added=0.10)
 choice.chosen.fork, choice.confirmed               # "13-14", and what had to be measured for that
-settled = settle(choose, measure, max_added=0.30)  # the same for a set of forks of several tasks
+settled = settle(tasks, price, measure, 0.30)       # the same for a set of forks of several tasks
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import joint
-from .joint import EQUAL, BudgetError, Forks, Multiset, Together, multiset
+from .joint import EQUAL, BudgetError, Floor, Forks, Multiset, Option, Price, Together, choose_together, multiset
 from .latency_model import Anchor, Predict
 from .pareto import Point, choose, likely, undecided
 from .spec import Pruning
@@ -86,25 +86,33 @@ class Settled:
 
 
 def settle(
-    choose: Callable[[Mapping[Multiset, float]], Together],
+    tasks: Mapping[str, Sequence[Option]],
+    price: Price,
     measure: Callable[[Forks], Anchor],
     max_added: float,
     *,
+    weights: Mapping[str, float] | None = None,
+    floor: Floor | None = None,
     known: Mapping[Multiset, Anchor] | None = None,
     most: int = sys.maxsize,
 ) -> Settled:
-    """What `choose` finds is measured, and chosen again with what is known then, until the best has been measured.
+    """What `choose_together` finds is measured, and chosen again, until the best has been measured.
 
-    A set that is predicted to exceed `max_added` is not looked at. `choose` is given what sets cost that were measured,
-    now or as `known`. No more than `most` are measured now; then the best of those, or else the best by predictions.
-    Raises what `choose` and `measure` do.
+    A set costs what was measured of it, now or as `known`, or else `price`, which may have learnt meanwhile; one that is
+    predicted to exceed `max_added` is not looked at. No more than `most` are measured now; then the best of those, or
+    else the best by predictions. Raises what `choose_together` and `measure` do.
     """
     measured, within, new, found = dict(known or {}), list[joint.Choice](), list[Anchor](), None
+
+    def costs(forks: Forks) -> float:
+        known = measured.get(multiset(forks))
+        return price(forks) if known is None else known.added.value
+
     while True:
         best = max(within, key=lambda each: each.accuracy, default=None)
         shown = measured[multiset(best.forks)] if best else None
         try:
-            found = choose({key: each.added.value for key, each in measured.items()})
+            found = choose_together(tasks, costs, max_added=max_added, weights=weights, floor=floor)
         except BudgetError:  # all of them, or all others
             if best is None or found is None:
                 raise

@@ -115,24 +115,6 @@ class Candidates:
         return self._own[fork]
 
 
-def candidate_works(
-    backbone: Backbone,
-    forks: Sequence[Sequence[int]],
-    prune: Pruning | None = None,
-    base: Counted | None = None,
-    *,
-    merge: Merge = "always",
-    grouped: Iterable[str] = (),
-) -> tuple[Work, ...]:
-    """What a graph with a candidate task for each of `forks` does, all thinned alike; without forks, the backbone.
-
-    `base`: the backbone's costs, where they are known; `merge`, `grouped`: as `make_plan` takes them. Raises what
-    `prune` does.
-    """
-    found = Candidates(backbone, base)
-    return found.works([CandidateFork(tuple(fork), prune) for fork in forks], merge=merge, grouped=grouped)
-
-
 def _weights(backbone: Backbone, versions: Mapping[str, Version]) -> dict[str, int]:
     """Elements by node; a unit that several nodes use is loaded for each."""
     sizes = {unit: _elements(version_of(backbone, versions, unit)) for unit in backbone.units}

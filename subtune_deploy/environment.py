@@ -229,9 +229,8 @@ def _instructions(cpus: Cpuinfo) -> str | None:
 
 def usable_cores() -> int:
     """Threads that can run at once: the CPUs that this process may use, or fewer where a quota grants fewer."""
-    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    quota = _quota(ROOT)
-    return max(1, min(len(affinity), int(quota) if quota else len(affinity)))
+    cores, quota = len(affinity() or ()) or os.cpu_count() or 1, _quota(ROOT)
+    return max(1, min(cores, int(quota))) if quota else cores
 
 
 def _quota(root: Path) -> float | None:

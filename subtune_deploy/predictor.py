@@ -22,6 +22,15 @@ from .stats import NORMAL, Interval, Ratio
 Forks = Sequence[Sequence[int]]
 
 
+def task_forks(anchor: Anchor) -> tuple[CandidateFork, ...]:
+    """What the tasks of a graph that was measured have each."""
+    heads = anchor.classes or (None,) * len(anchor.forks)
+    return tuple(
+        CandidateFork(fork, anchor.prune if fork else None, classes)
+        for fork, classes in zip(anchor.forks, heads, strict=True)
+    )
+
+
 class Costing:
     """What graphs of one backbone ask of a machine; each is looked at once."""
 
@@ -42,12 +51,7 @@ class Costing:
 
     def anchored(self, anchor: Anchor) -> Works:
         """Of a graph that was measured, lowered as it was then."""
-        heads = anchor.classes or (None,) * len(anchor.forks)
-        forks = [
-            CandidateFork(fork, anchor.prune if fork else None, classes)
-            for fork, classes in zip(anchor.forks, heads, strict=True)
-        ]
-        return self.together(forks, anchor.merge, anchor.grouped, anchor.most)
+        return self.together(task_forks(anchor), anchor.merge, anchor.grouped, anchor.most)
 
     def together(
         self,

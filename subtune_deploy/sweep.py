@@ -161,7 +161,7 @@ def sweep(
     the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
     """
     options, targets = options or SweepOptions(), _distinct(targets)
-    chosen = tuple(dict.fromkeys(_plain(backbone, each.forks) for each in chosen))
+    chosen = tuple(dict.fromkeys(canonical(backbone, each.forks) for each in chosen))
     for target in targets:
         get_backend(target.backend)  # told before the first candidate is built
     jobs = [(candidate, target) for candidate in chosen for target in targets]
@@ -266,13 +266,13 @@ def _finished(backbone: Backbone, run: Path) -> dict[tuple[Candidate, str], Resu
         forks = (
             CandidateFork(tuple(layers), result.prune, heads[task]) for task, layers in result.forks.items()
         )
-        return _plain(backbone, forks), result.target
+        return canonical(backbone, forks), result.target
 
     return {key(result): result for result in read_results(run)} if (run / LINES).is_file() else {}
 
 
-def _plain(backbone: Backbone, forks: Iterable[CandidateFork]) -> Candidate:
-    """The one form of a graph: in no order of tasks, and nothing said twice."""
+def canonical(backbone: Backbone, forks: Iterable[CandidateFork]) -> Candidate:
+    """The one form of a graph: in no order of tasks, and nothing said twice. Raises InputError as `Candidate` does."""
 
     def plain(fork: CandidateFork) -> CandidateFork:
         layers, classes = tuple(sorted(set(fork.layers))), own_classes(backbone, fork.classes)

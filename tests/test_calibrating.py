@@ -13,7 +13,6 @@ from subtune_deploy import calibrating
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.calibrated import uncalibrated
 from subtune_deploy.calibrating import Growing, calibrate, read_calibration
-from subtune_deploy.costs import candidate_works
 from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.latency_model import Anchor, LatencyModel
@@ -78,11 +77,12 @@ def test_the_file_holds_what_was_measured(file: Path, backbone: Backbone) -> Non
 
 def test_predictions_are_those_of_the_model_fitted_by_hand(file: Path, backbone: Backbone) -> None:
     found = read_document(LatencyModel, file)
-    predictor, model = Predictor.of(backbone, found), uncalibrated(candidate_works(backbone, []))
+    costing = Costing(backbone)
+    predictor, model = Predictor.of(backbone, found), uncalibrated(costing.base)
     for each in found.anchors:
-        works = candidate_works(backbone, each.forks)
+        works = costing.works(each.forks)
         model = model.learn(works, each.ratio.value, (each.ratio.high - each.ratio.low) / (2 * NORMAL))
-    expected = model.predict(candidate_works(backbone, [(2, 3)] * 2))
+    expected = model.predict(costing.works([(2, 3)] * 2))
     assert predictor.predict([(2, 3)] * 2) == expected
     interval = predictor.of_tasks(2)((2, 3), None)
     assert interval.value == pytest.approx(expected.ratio - 1)

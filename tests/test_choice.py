@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from tiny_results import result
 
 from subtune_deploy.choice import Choice, Settled, decide, settle
 from subtune_deploy.errors import InputError
-from subtune_deploy.joint import Forks, Option, choose_together, multiset
+from subtune_deploy.joint import Forks, Option, multiset
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.pareto import front
 from subtune_deploy.stats import Interval
@@ -149,14 +149,10 @@ class Tasks:
         return timed((1,), self.takes(forks))
 
     def settled(self, max_added: float, **how: Any) -> Settled:
-        def choose(known: Mapping[frozenset, float]):
-            def price(forks: Forks) -> float:
-                predicted = self.takes(forks) - sum(self.error[str(fork)] for fork in forks)
-                return known.get(multiset(forks), predicted)
+        def price(forks: Forks) -> float:
+            return self.takes(forks) - sum(self.error[str(fork)] for fork in forks)
 
-            return choose_together(self.options, price, max_added=max_added)
-
-        return settle(choose, self.measure, max_added, **how)
+        return settle(self.options, price, self.measure, max_added, **how)
 
 
 @given(SETS, NUMBER)

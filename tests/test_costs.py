@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subtune_deploy.backbone import trace
-from subtune_deploy.costs import CandidateFork, Candidates, candidate_works, count_costs, task_costs
+from subtune_deploy.costs import CandidateFork, Candidates, count_costs, task_costs
 from subtune_deploy.models import Model, load_model
 from subtune_deploy.multitask import lower
 from subtune_deploy.plan import make_plan
@@ -107,9 +107,9 @@ def test_a_thinner_fork_and_a_head_of_other_classes_cost_what_they_weigh() -> No
 
 
 def test_candidates_without_merging_load_the_suffix_for_each_task() -> None:
-    network = backbone()
+    known, forks = Candidates(backbone()), [CandidateFork((2,))] * 2
     together, apart = (
-        {work.unit: work for work in unpacked(candidate_works(network, [(2,), (2,)], merge=merge))}
+        {work.unit: work for work in unpacked(known.works(forks, merge=merge))}
         for merge in ("always", "never")
     )
     assert together["block3"].macs == apart["block3"].macs
@@ -120,9 +120,11 @@ def test_candidates_without_merging_load_the_suffix_for_each_task() -> None:
 
 
 def test_candidates_of_different_forks_are_thinned_each() -> None:
-    network = backbone()
-    thin = {w.unit: w for w in candidate_works(network, [(2,), (3,)], Pruning(0.5, round_to=1))}
-    whole = {w.unit: w for w in candidate_works(network, [(2,), (3,)])}
+    known = Candidates(backbone())
+    thin, whole = (
+        {work.unit: work for work in known.works([CandidateFork((block,), prune) for block in (2, 3)])}
+        for prune in (Pruning(0.5, round_to=1), None)
+    )
     assert all(thin[unit].weights < whole[unit].weights for unit in ("block2", "block3"))
     assert thin["block4"] == whole["block4"]
 
@@ -138,7 +140,7 @@ def test_forks_that_are_thinned_differently_share_a_graph() -> None:
     alone, whole, half = macs(), macs(late), macs(late_thin)
     assert macs(late_thin, late) - alone == (whole - alone) + (half - alone)
     assert alone < half < whole
-    assert known.works([late_thin]) == candidate_works(network, [(7, 8)], thin)
+    assert known.works([late_thin]) == Candidates(network).works([late_thin])
 
 
 @pytest.mark.parametrize("thin", [None, Pruning(0.5, round_to=1)])

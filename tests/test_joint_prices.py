@@ -16,10 +16,10 @@ from test_joint import brute, check
 from subtune_deploy.backbone import trace
 from subtune_deploy.calibrated import Calibrated, uncalibrated
 from subtune_deploy.cost_model import Machine, least_added, plan_times, total
-from subtune_deploy.costs import candidate_works, count_costs
 from subtune_deploy.fitting import fit_results
 from subtune_deploy.joint import Option, choose_together
 from subtune_deploy.models import load_model
+from subtune_deploy.predictor import Costing
 from subtune_deploy.results import read_results
 from subtune_deploy.work import Work
 
@@ -35,9 +35,7 @@ Works = Sequence[Work]
 @pytest.fixture(scope="module")
 def works() -> Callable[[Forks], Works]:
     """What a graph with a task for each of some forks does."""
-    network = trace(load_model("resnet18", input_size=(3, 64, 64)))
-    counted = count_costs(network)
-    return cache(lambda forks: candidate_works(network, forks, base=counted))
+    return Costing(trace(load_model("resnet18", input_size=(3, 64, 64)))).works
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +100,9 @@ def test_two_and_three_tasks_as_by_brute_force(
 
 def test_four_tasks_of_resnet50_at_measured_rates() -> None:
     """4.1 million sets; prices are those of the kept sweep."""
-    network, results = trace(load_model("resnet50")), read_results(RESNET50)
-    counted = count_costs(network)
-    graphs = [candidate_works(network, [each.layers], base=counted) for each in results]
-    base = candidate_works(network, [], base=counted)
-    model = fit_results(base, graphs, results, 10).model
+    costing, results = Costing(trace(load_model("resnet50"))), read_results(RESNET50)
+    graphs = [costing.works([each.layers]) for each in results]
+    model = fit_results(costing.base, graphs, results, 10).model
     chance, asked = np.random.default_rng(0), []
     tasks = {
         f"task{n}": [Option(r.layers, float(chance.uniform(0.8, 0.95))) for r in results] for n in range(4)
@@ -115,10 +111,10 @@ def test_four_tasks_of_resnet50_at_measured_rates() -> None:
     @cache
     def price(forks: Any) -> float:
         asked.append(forks)
-        return model.predict(candidate_works(network, forks, base=counted)).added
+        return model.predict(costing.works(forks)).added
 
     def floor(fork: Any) -> float:
-        return model.least_added(base, candidate_works(network, [fork], base=counted), 3)
+        return model.least_added(costing.base, costing.works([fork]), 3)
 
     found = choose_together(tasks, price, max_added=0.8, floor=floor)
     assert found.exact

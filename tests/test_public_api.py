@@ -37,7 +37,7 @@ PUBLIC = {
         "plan_times",
         "total",
     ],
-    "costs": ["CandidateFork", "Candidates", "Counted", "candidate_works", "count_costs", "task_costs"],
+    "costs": ["CandidateFork", "Candidates", "Counted", "count_costs", "task_costs"],
     "fitting": [
         "Fit",
         "Score",
@@ -60,7 +60,7 @@ PUBLIC = {
     "parity": ["Figure", "References", "check", "relative_errors", "run_all"],
     "packing": ["Packing", "packings", "stretches"],
     "plan": ["Plan", "Step", "candidate_owners", "make_plan"],
-    "predictor": ["Costing", "Predictor"],
+    "predictor": ["Costing", "Predictor", "task_forks"],
     "report": ["gather", "make_document", "matched", "page", "write_page"],
     "report_points": ["Predicted", "histogram", "measured_point", "predicted_points"],
     "result_tables": ["compare", "markdown", "rows", "to_csv"],
@@ -86,7 +86,7 @@ PUBLIC = {
         "percentile",
         "quotient",
     ],
-    "sweep": ["Candidate", "SweepOptions", "candidates", "sweep"],
+    "sweep": ["Candidate", "SweepOptions", "candidates", "canonical", "sweep"],
     "timing": ["time_bundle"],
     "tasks": [
         "Task",

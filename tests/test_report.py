@@ -21,8 +21,8 @@ from tiny_results import HOST, result
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.breakdown import backbone_of, breakdown
-from subtune_deploy.costs import candidate_works
 from subtune_deploy.documents import write_document
+from subtune_deploy.predictor import Costing
 from subtune_deploy.errors import InputError
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.models import load_model
@@ -229,8 +229,8 @@ def test_the_breakdown_is_what_cost_counts() -> None:
     results = [result(layers=each, model="resnet18", input_shape=(3, 64, 64)) for each in ((7, 8), (2,))]
     results.append(replace(results[0], target="openvino-cpu"))
     counted = breakdown(backbone_of(results[0]), [anchor(each) for each in results])
-    backbone = trace(load_model("resnet18", input_size=(3, 64, 64)))
-    alone, works = (candidate_works(backbone, forks) for forks in ([], [(7, 8)]))
+    costing = Costing(trace(load_model("resnet18", input_size=(3, 64, 64))))
+    alone, works = costing.base, costing.works([(7, 8)])
     assert counted.which == (0, 1, 0)
     for place, name in enumerate(("macs", "activations", "weights", "launches")):
         base, graph = (sum(getattr(work, name) for work in each) for each in (alone, works))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..calibrating import Growing
     from ..choice import Settled
     from ..costs import CandidateFork
-    from ..joint import Choice, Floor, Forks, Multiset, Option, Price, Together
+    from ..joint import Choice, Floor, Forks, Option, Price
     from ..predictor import Costing, Predictor
     from ..stats import Interval
     from ..tuning.documents import Profile
@@ -116,44 +116,31 @@ class _Asked:
     def settled(self, growing: Growing | None) -> Settled:
         """By predictions alone, or with `growing` measured until the choice stands."""
         from ..choice import Settled, settle
-        from ..joint import multiset
+        from ..joint import choose_together, multiset
         from ..sweep import Candidate
 
+        weights, price, floor = self.weights, self.priced.price, self.priced.floor
         if growing is None:
-            found = self.together({})
+            found = choose_together(
+                self.options, price, max_added=self.limit, weights=weights, floor=floor
+            )
             return Settled(found.best, None, found, ())
-        self._check_thinned_alike()
+        Candidate(self._every_fork())  # raises where sets could be chosen that cannot be measured
         known = {multiset(forks): each for forks, each in growing.graphs.items()}
         with redirect_stdout(sys.stderr):
             return settle(
-                self.together,
+                self.options,
+                price,
                 lambda forks: growing.measure(Candidate(_forks(forks))),
                 self.limit,
+                weights=weights,
+                floor=floor,
                 known=known,
                 most=MOST,
             )
 
-    def _check_thinned_alike(self) -> None:
-        """Raise InputError where sets could be chosen that cannot be measured."""
-        forks = [each.fork for options in self.options.values() for each in options]
-        ways = {str(fork.prune or "not pruned") for fork in _forks(tuple(forks)) if fork.layers}
-        if len(ways) > 1:
-            raise InputError(
-                f"forks that are {' and '.join(sorted(ways))} cannot be measured in one graph",
-                "give profiles of forks that are pruned alike, or leave --confirm away",
-            )
-
-    def together(self, known: Mapping[Multiset, float]) -> Together:
-        """Sets that are `known` cost that."""
-        from ..joint import choose_together, multiset
-
-        return choose_together(
-            self.options,
-            lambda forks: known[key] if (key := multiset(forks)) in known else self.priced.price(forks),
-            max_added=self.limit,
-            weights=self.weights,
-            floor=self.priced.floor,
-        )
+    def _every_fork(self) -> tuple[CandidateFork, ...]:
+        return _forks(tuple(each.fork for options in self.options.values() for each in options))
 
     def apart(self) -> Choice | None:
         from ..joint import choose_apart
