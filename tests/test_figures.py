@@ -17,8 +17,10 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 
 from subtune_deploy.errors import InputError
-from subtune_deploy.tuning.drawing import COLOURS, boundaries, stage_names, stages
-from subtune_deploy.tuning.figures import draw_active, draw_curves, draw_profile, draw_pruning
+from subtune_deploy.spec import Pruning
+from subtune_deploy.tuning.documents import Profile
+from subtune_deploy.tuning.drawing import COLOURS, boundaries, colour, marker, stage_names, stages
+from subtune_deploy.tuning.figures import by_size, draw_active, draw_curves, draw_profile, draw_pruning
 from subtune_deploy.tuning.maps import draw_greedy, draw_order, draw_pairs, draw_sizes
 
 Draw = Callable[[Path], None]
@@ -173,6 +175,28 @@ def test_pruned_forks_are_drawn_by_scope_and_norm_against_the_full_one(tmp_path:
     assert {"local, L1", "local, L2", "global, L1", "global, L2", "not pruned"} <= set(svg.words)
     assert {"parameters of the full fork", "added latency, OpenVINO"} <= set(svg.words)
     assert svg.marks(COLOURS[0]) == 2 * 9 + 1
+
+
+def thinned(*blocks: int, ratios: tuple[float, ...] = (0.5,)) -> Profile:
+    """Each of the blocks by itself, as it is and pruned."""
+    prunings = [Pruning(ratio) for ratio in ratios]
+    rows = [tiny.row((block,), fork=f"{block} {each}", prune=each) for block in blocks for each in prunings]
+    return tiny.profile(*(tiny.row((block,)) for block in blocks), *rows, model="resnet50")
+
+
+def test_pruned_forks_may_be_more_than_there_are_colours(tmp_path: Path) -> None:
+    svg = Svg(lambda path: draw_pruning(thinned(*range(1, 17)), path), tmp_path / "x.svg")
+    assert {f"{block}: local, L1" for block in range(1, 17)} < set(svg.words)
+    assert len({(colour(index), marker(index)) for index in range(64)}) == 64
+
+
+def test_many_pruned_forks_are_drawn_by_block_and_few_by_what_they_keep() -> None:
+    assert not by_size(thinned(*range(1, 17)))
+    assert not by_size(thinned(*range(1, 9)))
+    assert by_size(thinned(14, ratios=(0.3, 0.6)))
+    assert by_size(thinned(13, 14, ratios=(0.3, 0.6)))
+    assert by_size(tiny.pruned())
+    assert not by_size(tiny.made_up())
 
 
 # Nothing to draw

@@ -74,10 +74,10 @@ def profile(
 
 
 def _draw(profile: Profile, path: Path, *, pairs: bool) -> None:
-    from ..tuning.figures import draw_profile, draw_pruning
+    from ..tuning.figures import by_size, draw_profile, draw_pruning
     from ..tuning.maps import draw_pairs
 
-    if any(row.prune for row in profile.rows):
+    if by_size(profile):
         draw_pruning(profile, path)
     elif pairs:
         draw_pairs(profile, path)

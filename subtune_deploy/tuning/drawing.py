@@ -23,6 +23,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#0
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "0.45"
+LINES = 4
+"""Of a legend that a figure has room for."""
 MAP = "cividis"
 """Of heat maps: even in lightness, the same to all eyes."""
 
@@ -111,6 +113,11 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def marker(index: int) -> str:
+    """The marker of a line; lines whose colours come round again have others."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+
+
 def in_percent(place: Axes, which: Literal["x", "y"] = "y") -> None:
     """Shares as percentages, all with as many digits as one of them needs."""
     axis = place.xaxis if which == "x" else place.yaxis
@@ -126,11 +133,13 @@ def in_percent(place: Axes, which: Literal["x", "y"] = "y") -> None:
 
 
 def legend_below(figure: Figure, handles: Iterable[Any]) -> None:
-    """One legend for all places, under them, as wide as the figure allows."""
+    """One legend for all places, under them, as wide as the figure allows; for a long one the figure grows."""
     listed = list(handles)
     if listed:
         longest = max(len(str(handle.get_label())) for handle in listed)
         columns = max(1, int(figure.get_figwidth() / (0.75 + 0.06 * longest)))
+        lines = -(-len(listed) // columns)
+        figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - LINES))
         figure.legend(handles=listed, loc="outside lower center", ncols=min(columns, len(listed)))
 
 

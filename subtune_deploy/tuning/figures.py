@@ -19,7 +19,6 @@ from ..spec import format_layers
 from .documents import STRATEGIES, Active, Profile, Row, mean_and_std
 from .drawing import (
     GREY,
-    MARKERS,
     caption,
     colour,
     drawn,
@@ -27,6 +26,7 @@ from .drawing import (
     is_plain,
     key,
     legend_below,
+    marker,
     stage_names,
     stages,
 )
@@ -73,7 +73,7 @@ def _colour_keys(profile: Profile, ways: Sequence[str]) -> list[Any]:
     if len(ways) == 1:
         names = enumerate(stage_names(profile.shapes))
         return [key(name, colour(i), marker="o", linestyle="") for i, name in names]
-    return [key(way, colour(i), marker=MARKERS[i % len(MARKERS)]) for i, way in enumerate(ways)]
+    return [key(way, colour(i), marker=marker(i)) for i, way in enumerate(ways)]
 
 
 def _panels(profile: Profile) -> dict[str, list[Row]]:
@@ -130,12 +130,13 @@ def _draw_by_stage(place: Axes, profile: Profile, rows: Sequence[Row]) -> None:
 
 
 def _draw_by_way(place: Axes, rows: Sequence[Row], ways: Sequence[str]) -> None:
+    apart = min(0.08, 0.8 / len(ways))
     for index, way in enumerate(ways):
         mine = [row for row in rows if _way(row) == way]
-        x = [at + 0.08 * (index - (len(ways) - 1) / 2) for at in _positions(place, mine)]
+        x = [at + apart * (index - (len(ways) - 1) / 2) for at in _positions(place, mine)]
         _draw_bars(place, x, mine, color=colour(index))
         place.plot(
-            x, [row.accuracy for row in mine], color=colour(index), marker=MARKERS[index % len(MARKERS)],
+            x, [row.accuracy for row in mine], color=colour(index), marker=marker(index),
             markersize=4.5, linewidth=0.9,
         )  # fmt: skip
 
@@ -194,7 +195,7 @@ def _draw_curves(curves: Sequence[_Curve], path: Path, title: str, label: str) -
         raise InputError("there is no curve to draw", "give accuracies by number of pictures")
     with drawn(path, size=(4.6, 3.4)) as (_, ((place,),)):
         for index, curve in enumerate(curves):
-            _draw_curve(place, curve, MARKERS[index % len(MARKERS)])
+            _draw_curve(place, curve, marker(index))
         _log_odds(place)
         place.set_xscale("log")
         place.set_xticks(ticks, [f"{count:,}" for count in ticks])
@@ -230,6 +231,12 @@ def _log_odds(place: Axes) -> None:
     place.set_ylim(low, high)
 
 
+def by_size(profile: Profile) -> bool:
+    """Whether `draw_pruning` shows pruned forks with no more lines than `draw_profile`, which has one for each way."""
+    series = _pruned_series([row for row in profile.rows if row.prune is not None])
+    return 0 < len(series) <= len({_way(row) for row in profile.rows if row.layers})
+
+
 def draw_pruning(
     profile: Profile, path: Path, added: Mapping[str, Mapping[str, float]] | None = None
 ) -> None:
@@ -258,7 +265,7 @@ def draw_pruning(
             in_percent(place, "x")
         in_percent(places[0])
         figure.suptitle(caption(profile))
-        handles = [key(name, colour(i), marker=MARKERS[i], markersize=4.5) for i, name in enumerate(series)]
+        handles = [key(name, colour(i), marker=marker(i), markersize=4.5) for i, name in enumerate(series)]
         handles.append(key("not pruned", "0.3", linestyle=(0, (4, 2)), marker="*", markersize=8))
         legend_below(figure, handles)
 
@@ -283,7 +290,7 @@ def _draw_pruned(
     points = [(at, row) for row in rows if (at := x(row)) is not None]
     place.errorbar(
         [at for at, _ in points], [row.accuracy for _, row in points], [row.std or 0 for _, row in points],
-        color=colour(index), marker=MARKERS[index % len(MARKERS)], markersize=4.5, elinewidth=0.9,
+        color=colour(index), marker=marker(index), markersize=4.5, elinewidth=0.9,
     )  # fmt: skip
     place.axhline(full.accuracy, color="0.3", linestyle=(0, (4, 2)), linewidth=1)
     if (whole := x(full)) is not None:
