@@ -17,6 +17,7 @@ import torch
 
 from subtune_deploy.errors import CheckFailed, InputError, Unavailable
 from subtune_deploy.executors import Executor, Here, open_executor
+from subtune_deploy.executors.cluster import Cluster, fitted
 from subtune_deploy.executors.processes import Processes
 from subtune_deploy.executors.remote import RETRIES
 
@@ -219,3 +220,42 @@ def test_a_cluster_too_small_for_a_job_is_told(on_ray: Executor) -> None:
     for options, told in (({"cpus": 64.0}, "64 CPU where"), ({"gpus": 8.0}, "8 GPU where")):
         with pytest.raises(Unavailable, match=told), open_executor("ray", **options):
             raise AssertionError("opened")
+
+
+def node(cpus: float, gpus: float = 0, gigabytes: float = 8) -> dict[str, float]:
+    """What Ray tells of one."""
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {}), "memory": gigabytes * 1e9, "node:10.0.0.1": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "told"),
+    [
+        ([node(4), node(4)], 8, 0, "wants 8 CPU where a node of the cluster has 4 CPU$"),
+        ([node(4), node(2)], 8, 0, "has 4 CPU, or 2 CPU$"),
+        ([node(8), node(2, 1)], 4, 1, "wants 4 CPU and 1 GPU where .* 8 CPU and 0 GPU, or 2 CPU and 1 GPU$"),
+    ],
+)
+def test_a_job_must_fit_one_node_of_a_cluster(
+    nodes: list[dict[str, float]], cpus: float, gpus: float, told: str
+) -> None:
+    """Ray would wait for ever."""
+    with pytest.raises(Unavailable, match=told):
+        fitted(nodes, cpus, gpus)
+
+
+def test_a_cluster_has_as_many_workers_as_its_nodes_hold_and_the_memory_of_the_poorest() -> None:
+    assert fitted([node(4), node(4)], 3, 0) == Cluster(2, 3, 0, 8_000_000_000)
+    assert (
+        fitted([node(4, gigabytes=16), node(2, gigabytes=4), node(0, gigabytes=1)], 1, 0).memory
+        == 2_000_000_000
+    )
+    found = fitted([node(8, 2), node(64)], 1, 0.5)
+    assert (found.workers, found.memory, found.gpu) == (4, 2_000_000_000, 0.5)
+    assert (fitted([node(8)], 1, 0).gpu, fitted([node(8, 4)], 1, 2).gpu) == (0, 1)
+
+
+def test_workers_of_one_machine_share_its_memory_and_its_gpu(on_ray: Executor) -> None:
+    one, four = Here(), Processes(4)
+    assert four.memory == pytest.approx(one.memory / 4, rel=0.2)
+    assert (one.gpu, four.gpu) == (1, 0.25)
+    assert 1e8 < on_ray.memory * on_ray.workers < 1 << 50

@@ -19,9 +19,10 @@ from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError
 from subtune_deploy.executors import Here, open_executor
+from subtune_deploy.executors.cluster import Cluster
 from subtune_deploy.executors.processes import Processes
 from subtune_deploy.tuning.settings import Fork
-from subtune_deploy.tuning.study import Step, Study, datasets, run_trials
+from subtune_deploy.tuning.study import Step, Study, _chunks, datasets, run_trials
 from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
 
 LONG = replace(QUICK, epochs=60)
@@ -233,6 +234,14 @@ def test_what_does_not_change_outcomes_may_change(tmp_path: Path) -> None:
     assert run_trials(study(settings), TRIALS[:1], tmp_path, Here()) == first
     (other,) = run_trials(study(replace(QUICK, cache_bytes=0)), TRIALS[:1], None, Here())
     assert told((other,)) == told(first)
+
+
+def test_forks_share_what_a_worker_can_count_on_whatever_is_free_here() -> None:
+    with pytest.raises(InputError, match=r"training fork none takes about .* where 0\.0 MB may be taken"):
+        run_trials(study(), TRIALS[:1], None, Cluster(2, cpus=1, gpus=0, memory=200))
+    given = study(replace(QUICK, memory_bytes=10_000_000))
+    for executor in (Here(), Processes(1000), Cluster(1000, cpus=1, gpus=0, memory=200)):
+        assert _chunks(given, executor)(FORKS) == [list(FORKS)]
 
 
 def test_trials_of_another_host_are_taken_and_said(tmp_path: Path) -> None:

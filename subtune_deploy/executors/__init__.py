@@ -17,16 +17,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import InputError
+from ..memory import available
 from .cluster import open_cluster
 from .processes import Processes
 from .remote import J, R, S, outcome
 
 
 class Executor(Protocol):
-    """Where jobs run. `workers`: how many of them at a time."""
+    """Where jobs run.
+
+    `workers`: how many of them at a time. What each of them can count on: `memory`, bytes of its host that are free
+    for it, and `gpu`, a part of a GPU, 0 to 1.
+    """
 
     @property
     def workers(self) -> int: ...
+
+    @property
+    def memory(self) -> int: ...
+
+    @property
+    def gpu(self) -> float: ...
 
     def run(
         self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]
@@ -43,6 +54,12 @@ class Here:
     """One job after the other, in this process."""
 
     workers: int = 1
+    gpu: float = 1
+
+    @property
+    def memory(self) -> int:
+        """All that is free."""
+        return available()
 
     def run(
         self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]

@@ -6,10 +6,10 @@ import importlib.util
 import logging
 import os
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import CheckFailed, Unavailable
 from .remote import Deaths, J, R, S, answer, arrived
@@ -17,14 +17,26 @@ from .remote import Deaths, J, R, S, answer, arrived
 REACH_SECONDS = 5
 """For a cluster to take a connection; Ray itself goes on trying for minutes."""
 
+Resources: TypeAlias = Mapping[str, float]
+"""What Ray says that a node has: CPU, GPU, memory in bytes, and more."""
+
 
 @dataclass(frozen=True)
 class Cluster:
-    """As many tasks at a time as the cluster has CPUs and GPUs for. `cpus` and `gpus`: of each task."""
+    """As many tasks at a time as its nodes have CPUs and GPUs for.
+
+    `cpus` and `gpus`: of each task. `memory`: bytes for each, on the node that has least for one.
+    """
 
     workers: int
     cpus: float
     gpus: float
+    memory: int
+
+    @property
+    def gpu(self) -> float:
+        """A part of one, or one; without any, Ray hides them from its tasks."""
+        return min(1, self.gpus)
 
     def run(
         self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]
@@ -96,14 +108,28 @@ def open_cluster(address: str, cpus: float, gpus: float) -> Iterator[Cluster]:
 def _cluster(cpus: float, gpus: float) -> Cluster:
     import ray
 
-    there = ray.cluster_resources()
-    wanted = {"CPU": cpus, "GPU": gpus}
-    for what, count in wanted.items():
-        if there.get(what, 0) < count:
-            message = f"a job wants {count:g} {what} where the cluster has {there.get(what, 0):g}"
-            raise Unavailable(message, "ask for fewer")
-    at_once = min(there[what] // count for what, count in wanted.items() if count)
-    return Cluster(int(at_once), cpus, gpus)
+    return fitted([node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus)
+
+
+def fitted(nodes: Sequence[Resources], cpus: float, gpus: float) -> Cluster:
+    """What can run on `nodes` at a time: a task runs on one of them. Raises Unavailable where none can hold one."""
+    wanted = {what: count for what, count in (("CPU", cpus), ("GPU", gpus)) if count}
+    places = [int(min(node.get(what, 0) // count for what, count in wanted.items())) for node in nodes]
+    if not any(places):
+        kinds = dict.fromkeys(_counted(node, wanted) for node in nodes)
+        raise Unavailable(
+            f"a job wants {_counted(wanted, wanted)} where a node of the cluster has {', or '.join(kinds)}",
+            "ask for no more than one node has",
+        )
+    memory = min(
+        int(node.get("memory", 0)) // count for node, count in zip(nodes, places, strict=True) if count
+    )
+    return Cluster(sum(places), cpus, gpus, memory)
+
+
+def _counted(resources: Resources, which: Iterable[str]) -> str:
+    """`4 CPU and 1 GPU`"""
+    return " and ".join(f"{resources.get(what, 0):g} {what}" for what in which)
 
 
 def _connect(address: str) -> None:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from ..memory import available
 from .remote import Deaths, J, R, S, answer, arrived
 
 
@@ -27,6 +28,16 @@ class Processes:
 
     workers: int
     threads: int = 1
+
+    @property
+    def memory(self) -> int:
+        """An equal part of what is free on this machine."""
+        return available() // self.workers
+
+    @property
+    def gpu(self) -> float:
+        """All use the same one."""
+        return 1 / self.workers
 
     def run(
         self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]

@@ -86,8 +86,8 @@ class TrainConfig:
     )
     memory_bytes: int | None = _setting(
         None,
-        "What forks that train together may take; beyond it, they train in turns.",
-        default="half of what is free",
+        "What forks that train together, in one worker, may take; beyond it, they train in turns.",
+        default="half of a worker's part of what is free",
     )
 
     def __post_init__(self) -> None:

@@ -24,7 +24,6 @@ from ..environment import describe
 from ..errors import CheckFailed, InputError, SubtuneError, Unavailable
 from ..executors import Executor
 from ..executors.travel import packed, unpacked
-from ..memory import available
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
 from .jobs import Job, planned
@@ -105,7 +104,7 @@ def run_trials(
     with _folder(study, run) as folder:
         outcomes = _known(folder, trials, say)
         left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
-        jobs = planned(folder and folder / CACHE, left, _chunks(study, executor.workers), executor.workers)
+        jobs = planned(folder and folder / CACHE, left, _chunks(study, executor), executor.workers)
         failures: list[TrialResult] = []
         for step in _steps(Sent(study, progress), jobs, executor, len(outcomes), say):
             if folder is not None:
@@ -222,19 +221,19 @@ def _check(study: Study, trials: Sequence[Trial]) -> None:
         datasets(study, trial)
 
 
-def _chunks(study: Study, workers: int) -> Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]:
-    """Which forks fit into a worker's share of the memory together."""
+def _chunks(study: Study, executor: Executor) -> Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]:
+    """Which forks fit together into the memory that is given, or into half of what a worker can count on."""
     config, backbone = study.config, study.backbone
     batch = resolved(config, family(backbone), len(study.data.train)).batch_size
-    limit = (config.memory_bytes or _free(config.device) // 2) // workers
+    limit = config.memory_bytes or _free(config.device, executor) // 2
     return lambda forks: chunks(backbone, forks, batch, limit)
 
 
-def _free(device: str) -> int:
-    """Bytes that are free where trainings run; of the host, if its GPUs are not this process's to ask."""
-    if device != "cpu" and torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return available()
+def _free(device: str, executor: Executor) -> int:
+    """Bytes for a worker where it trains: of a GPU as this process sees it, or of its host."""
+    if device != "cpu" and executor.gpu and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0] * executor.gpu)
+    return executor.memory
 
 
 @contextmanager
