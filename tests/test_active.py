@@ -15,9 +15,18 @@ from subtune_deploy.data.dataset import subset
 from subtune_deploy.documents import from_document, to_document
 from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.lines import read_lines
-from subtune_deploy.tuning.active import LINES, SCHEDULE, Learnt, active, at_random, digest, margins
+from subtune_deploy.tuning.active import (
+    LINES,
+    SCHEDULE,
+    Learnt,
+    _settings,
+    active,
+    at_random,
+    digest,
+    margins,
+)
 from subtune_deploy.tuning.documents import Active
-from subtune_deploy.tuning.settings import Fork
+from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.train import answers, train_together
 
 STUDY = study(train=40)
@@ -66,6 +75,14 @@ def test_every_fork_way_seed_and_step_has_its_row(found: tuple[Active, Path]) ->
         for size in STEPS
     ]
     assert from_document(Active, to_document(document)) == document
+
+
+def test_the_document_tells_settings_which_may_differ_from_step_to_step(found: tuple[Active, Path]) -> None:
+    settings = dict(found[0].settings)
+    assert (settings["epochs"], settings["batch_size"], settings["lr"]) == (QUICK.epochs, 8, 1e-2)
+    assert not {"seed", "memory_bytes"} & set(settings)
+    told = _settings(study(TrainConfig()), (100, 1000, 1001))
+    assert (told["epochs"], told["batch_size"], told["probe_lr"]) == ([50, 50, 10], 256, 1e-2)
 
 
 def test_both_ways_begin_with_the_same_training_which_is_done_once(found: tuple[Active, Path]) -> None:

@@ -124,6 +124,18 @@ def test_pruned_forks_beside_the_full_one(place: Path, here: Path) -> None:
     assert "local, L1" in (here / "a.svg").read_text()
 
 
+@pytest.mark.skipif(find_spec("torch_pruning") is None, reason="torch-pruning is not installed")
+def test_every_block_thinned_is_drawn_beside_itself_unthinned(place: Path, here: Path) -> None:
+    ran = learn(place, "profile", "--prune", 0.5, "--prune-round-to", 1, "--seeds", 1, "-o", "a")
+    assert ran.status == 0, ran.err
+    assert len(read_profile(here / "a.json").rows) == 8
+    picture = (here / "a.svg").read_text()
+    assert all(
+        f"<!-- {word} -->" in picture
+        for word in ("SubTuning", "pruned 0.5 local l1 rounded to 1", "tuned block")
+    )
+
+
 def test_two_processes_find_what_one_does(place: Path, here: Path) -> None:
     for name, where in (("one", "here"), ("two", "processes:2")):
         ran = learn(place, "profile", "--seeds", 1, "--executor", where, "-o", name)
@@ -238,6 +250,15 @@ def test_unreadable_pictures_among_good_ones_are_skipped_counted_and_named(place
     assert read_profile(here / "a.json").data["skipped"] == 1
 
 
+COUNTED = """
+import numpy as np
+class Pictures(list):
+    classes = 3
+def make():
+    return Pictures([(np.zeros((8, 8), np.uint8), index % 3) for index in range(12)])
+"""
+
+
 def make_data(folder: Path) -> None:
     """Data of every bad kind."""
     (folder / "empty").mkdir()
@@ -250,6 +271,8 @@ def make_data(folder: Path) -> None:
     split = {"x_test": pixels, "y_test": labels}
     np.savez(folder / "outside.npz", x_train=pixels, y_train=labels - 1, **split)
     np.savez(folder / "alike.npz", x_train=pixels, y_train=labels * 0, x_test=pixels, y_test=labels * 0)
+    np.savez(folder / "huge.npz", images=pixels, labels=np.array([0, 1, 0, 1, 0, 1_000_000]))
+    (folder / "mine.py").write_text(COUNTED)
 
 
 PROFILE = "profile {n} --seeds 1 -o {h}/x"
@@ -262,6 +285,8 @@ CASES = {
     "one class in an archive": (f"{PROFILE} --data {{h}}/alike.npz", "class", ""),
     "no readable picture": (f"{PROFILE} --data {{h}}/broken", "readable pictures", "were skipped"),
     "a label out of range": (f"{PROFILE} --data {{h}}/outside.npz", "label", ""),
+    "a label much larger than the others": (f"{PROFILE} --data {{h}}/huge.npz", "label 1000000 makes", "from 0 on"),
+    "a data set of three classes without names": (f"{PROFILE} --data {{h}}/mine.py:make", "are 3", "a name for each"),
     "no such data": (f"{PROFILE} --data nowhere", "nowhere", ""),
     "an unknown corruption": (f"{PROFILE} --data {{s}} --corruption fgo:5", "fgo", "fog"),
     "a severity beyond five": (f"{PROFILE} --data {{s}} --corruption fog:6", "6", "5"),
@@ -275,6 +300,7 @@ CASES = {
         "tune {n} --data {s} --layers 2 --prune 2 -o {h}/x.pt", "not between 0 and 1", "0.5"
     ),
     "tune the head pruned": ("tune {n} --data {s} --layers none --prune 0.5 -o {h}/x.pt", "pruned", "--layers"),
+    "a seed below zero": (f"{PROFILE} --data {{s}} --seed -1", "seed -1 is below 0", "0 or more"),
     "a rate that is none": (f"{PROFILE} --data {{s}} --lr 0", "learning rate is 0", "1e-3"),
     "an unknown executor": (f"{PROFILE} --data {{s}} --executor rya", "executor 'rya' is unknown", "processes:N"),
     "no processes": (f"{PROFILE} --data {{s}} --executor processes:0", "no number of processes", "processes:4"),

@@ -218,6 +218,8 @@ def test_archives_as_keras_writes_them_and_names_of_classes(tmp_path: Path) -> N
         ({"labels": LABELS, "classes": np.array(["a", "b"])}, r"4 labels are outside 0\.\.1, the first is 2"),
         ({"labels": LABELS * 0}, "has 1 classes where at least 2 are needed"),
         ({"labels": LABELS * 2}, "class '1' of .* has 0 readable pictures"),
+        ({"labels": LABELS * 500_000}, "label 1000000 makes 1000001 classes of 12 pictures"),
+        ({"labels": LABELS * 6}, "label 12 makes 13 classes of 12 pictures"),
         ({"images": noise(0, 0, 6, 5), "labels": LABELS[:0]}, "has 0 classes where at least 2 are needed"),
     ],
 )

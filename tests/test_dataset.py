@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tiny_pictures import arrays, greys, write_album, write_picture
 
 from subtune_deploy.data.dataset import Data, Dataset, derived, folds, sample, split, subset, vtab
 from subtune_deploy.errors import InputError, PictureError
+from subtune_deploy.tuning.active import at_random
 
 
 def counts(data: Dataset) -> list[int]:
@@ -194,3 +196,17 @@ def test_splits_that_cannot_be() -> None:
 def test_seeds_made_of_two_numbers_are_all_different() -> None:
     assert len({derived(seed, index) for seed in range(50) for index in range(50)}) == 2500
     assert derived(3, 4) == derived(3, 4)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda data: sample(data, 2, -1),
+        lambda data: folds(data, 2, -1),
+        lambda data: split("x", data, None, None, -1),
+        lambda data: at_random(len(data), 2, -1),
+    ],
+)
+def test_seeds_below_zero_are_refused(draw: Callable[[Dataset], object]) -> None:
+    with pytest.raises(InputError, match="seed -1 is below 0"):
+        draw(arrays(3, 3))

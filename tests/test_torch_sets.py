@@ -1,15 +1,19 @@
 """Data sets of torchvision, in the layout that it writes, and of the user's own code.
 
-Nothing is downloaded here: the small stand-ins are those whose layout torchvision does not check by hashes.
+Nothing is downloaded here: the stand-ins are small, and where torchvision checks hashes it is given theirs.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import inspect
+import os
+import pickle
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +134,58 @@ def test_pictures_that_are_no_files_are_kept_in_memory(root: Path) -> None:
     assert data.train.classes[0] == "T-shirt/top"
 
 
+def write_cifar(kind: Any, names: list[str], key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickled batches of rows of 3x32x32, one picture of each class; their hashes replace those of the real ones."""
+    root = Path(os.environ["SUBTUNE_DATA"]) / kind.base_folder
+    root.mkdir(parents=True)
+    for attribute in ("train_list", "test_list"):
+        files = [name for name, _ in getattr(kind, attribute)]
+        for seed, name in enumerate(files):
+            batch = {"data": noise(seed, len(names), 3072), key: list(range(len(names)))}
+            (root / name).write_bytes(pickle.dumps(batch))
+        monkeypatch.setattr(kind, attribute, [[name, md5(root / name)] for name in files])
+    (root / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}))
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(root / kind.meta["filename"])})
+
+
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name, key, classes, batches", [("CIFAR10", "labels", 10, 5), ("CIFAR100", "fine_labels", 100, 1)]
+)
+def test_cifar(name: str, key: str, classes: int, batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are planes of red, green and blue."""
+    names = [f"class {index}" for index in range(classes)]
+    write_cifar(_kind(name), names, key, monkeypatch)
+    data = load_data(f"torchvision:{name}")
+    assert data.train.classes == tuple(names)
+    assert data.train.labels.tolist() == [*range(classes)] * batches
+    assert data.test.labels.tolist() == [*range(classes)]
+    planes = noise(batches - 1, classes, 3072)[-1].reshape(3, 32, 32)
+    np.testing.assert_array_equal(np.asarray(data.train.pictures[-1]), planes.transpose(1, 2, 0))
+
+
+def test_flowers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One folder of pictures; MATLAB's tables name the parts and the classes, both counted from 1."""
+    from scipy.io import savemat
+
+    kind, folder = _kind("Flowers102"), root / "flowers-102"
+    for number in range(1, 307):
+        write_picture(folder / "jpg" / f"image_{number:05}.jpg", number, (4, 4))
+    savemat(folder / "imagelabels.mat", {"labels": np.arange(306) % 102 + 1})
+    parts = {"trnid": np.arange(1, 103), "valid": np.arange(103, 205), "tstid": np.arange(205, 307)}
+    savemat(folder / "setid.mat", parts)
+    files = {key: (name, md5(folder / name)) for key, (name, _) in kind._file_dict.items() if key != "image"}
+    monkeypatch.setattr(kind, "_file_dict", {**kind._file_dict, **files})
+    data = load_data("torchvision:Flowers102")
+    assert (len(data.train.classes), data.train.classes[0]) == (102, "pink primrose")
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [*range(102)]
+    assert data.train.pictures == tuple(folder / "jpg" / f"image_{n:05}.jpg" for n in range(1, 103))
+    assert data.test.pictures[-1] == folder / "jpg" / "image_00306.jpg"
+
+
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "Flowers102", "Caltech101", "DTD", "StanfordCars"])
 def test_what_cannot_be_downloaded_is_unavailable_in_one_line(
     offline: None, root: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -210,6 +266,10 @@ def make():
 """
 
 
+NAMES = '("left", "right")'
+NAMELESS = MAP.replace("classes =", "names =")
+
+
 def factory(tmp_path: Path, body: str) -> str:
     (tmp_path / "mine.py").write_text(HEAD + body)
     return f"{tmp_path / 'mine.py'}:make"
@@ -266,8 +326,15 @@ def test_map_style_data_sets_are_read(tmp_path: Path, picture: str) -> None:
 
 
 def test_classes_without_names_are_called_by_number(tmp_path: Path) -> None:
-    body = MAP.format(picture="pixels[index]", label="index % 3").replace("classes =", "names =")
+    body = NAMELESS.format(picture="pixels[index]", label="index % 3")
     assert load_data(factory(tmp_path, body)).train.classes == ("0", "1", "2")
+
+
+def test_names_of_classes_may_be_an_array(tmp_path: Path) -> None:
+    each = MAP.format(picture="pixels[index]", label="labels[index]")
+    assert load_data(factory(tmp_path, each.replace(NAMES, "np.unique(labels)"))).train.classes == ("0", "1")
+    part = "Dataset(tuple(pixels), labels, np.unique(labels))"
+    assert load_data(factory(tmp_path, f"def make(): return Data({part}, {part})")).test.classes == ("0", "1")
 
 
 def test_a_torch_data_set_of_a_folder_works_as_one_of_ours(tmp_path: Path) -> None:
@@ -307,6 +374,9 @@ def test_what_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
         (MAP.format(picture="'0.png'", label="0"), "item 0 of .* is no .picture, label.: str is no picture"),
         (MAP.format(picture="pixels[index]", label="0.5"), "item 0 of .* is no .picture, label."),
         (MAP.format(picture="pixels[index]", label="index"), r"10 labels are outside 0\.\.1"),
+        (MAP.format(picture="pixels[index]", label="2**70"), "item 0 of .* is no .picture, label.: .* too large"),
+        (NAMELESS.format(picture="pixels[index]", label="index * 90_000"), "label 990000 makes 990001 classes of 12"),
+        (MAP.format(picture="pixels[index]", label="index % 2").replace(NAMES, "2"), "the classes of .* are 2"),
         (MAP.format(picture="pixels[index]", label="{}['x']"), "item 0 of .* is no .picture, label.: 'x'"),
         (MAP.format(picture="pixels[index]", label="labels[index]").replace("return 12", "return 0"), "has 0 readable"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .dataset import Dataset, Labels, Picture, Pool, pooled
+from .dataset import Dataset, Labels, Picture, Pool, numbered, pooled
 
 SPLIT, WHOLE = (("x_train", "y_train"), ("x_test", "y_test")), (("images", "labels"),)
 """Names of (pictures, labels)."""
@@ -23,7 +23,8 @@ SPLIT, WHOLE = (("x_train", "y_train"), ("x_test", "y_test")), (("images", "labe
 def read_archive(path: Path) -> Pool:
     """What lies in FILE.npz, which is opened without running what may be pickled in it.
 
-    Raises InputError: no such file, other arrays than these, of other types or shapes, labels outside the classes.
+    Raises InputError: no such file, other arrays than these, of other types or shapes, labels outside the classes,
+    or so large that there are more classes than pictures.
     """
     arrays = _arrays(path)
     given = next((each for each in (SPLIT, WHOLE) if {*sum(each, ())} <= {*arrays}), None)
@@ -34,7 +35,9 @@ def read_archive(path: Path) -> Pool:
         )
     pictures = [_as_pictures(arrays[name], f"{path}:{name}") for name, _ in given]
     labels = [_as_labels(arrays[name], f"{path}:{name}") for _, name in given]
-    classes = _class_names(arrays.get("classes"), 1 + max(int(each.max(initial=-1)) for each in labels))
+    names = arrays.get("classes")
+    every = np.concatenate(labels)
+    classes = tuple(map(str, names.ravel())) if names is not None else numbered(every.tolist())
     return pooled([Dataset(*each, classes) for each in zip(pictures, labels, strict=True)])
 
 
@@ -84,7 +87,3 @@ def _as_labels(labels: npt.NDArray[np.generic], place: str) -> Labels:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(f"{place} is {labels.dtype} {labels.shape}", "give whole numbers of shape (N,)")
     return labels.astype(np.int64)
-
-
-def _class_names(names: npt.NDArray[np.generic] | None, count: int) -> tuple[str, ...]:
-    return tuple(map(str, range(count) if names is None else names.ravel()))

@@ -106,6 +106,20 @@ def pooled(sets: Sequence[Dataset], skipped: tuple[str, ...] = ()) -> Pool:
     return Pool(Dataset(train.pictures + test.pictures, labels, train.classes), testing, skipped)
 
 
+def numbered(labels: Sequence[int]) -> tuple[str, ...]:
+    """Classes without names: they are called by their numbers, from 0 to the largest label.
+
+    Raises InputError where that makes more classes than there are pictures.
+    """
+    largest = max(labels, default=-1)
+    if largest >= len(labels):
+        raise InputError(
+            f"label {largest} makes {largest + 1} classes of {len(labels)} pictures",
+            "number the classes from 0 on, without gaps, or name them",
+        )
+    return tuple(map(str, range(largest + 1)))
+
+
 def _common(files: Iterable[Path]) -> str:
     folders = {str(file.parent) for file in files}
     return os.path.commonpath(folders) if folders else ""
@@ -131,6 +145,13 @@ def subset(data: Dataset, indices: Labels) -> Dataset:
     return Dataset(tuple(data.pictures[index] for index in indices), data.labels[indices], data.classes)
 
 
+def generator(seed: int) -> np.random.Generator:
+    """What draws. Raises InputError for a seed below 0."""
+    if seed < 0:
+        raise InputError(f"seed {seed} is below 0", "give 0 or more")
+    return np.random.default_rng(seed)
+
+
 def sample(data: Dataset, count: int, seed: int) -> Dataset:
     """`count` pictures, as many of each class as of any other while it has so many; in the order of `data`.
 
@@ -148,7 +169,7 @@ def drawn(data: Dataset, count: int, seed: int) -> Labels:
             if len(data) >= len(data.classes)
             else "give more pictures",
         )
-    random = np.random.default_rng(seed)
+    random = generator(seed)
     ranks = np.empty(len(data), np.int64)
     for label in range(len(data.classes)):
         members = np.flatnonzero(data.labels == label)
@@ -168,7 +189,7 @@ def folds(data: Dataset, k: int, seed: int) -> tuple[tuple[Dataset, Dataset], ..
             f"{k} folds of data whose smallest class, {data.classes[smallest]!r}, has {sizes[smallest]} pictures",
             f"ask for 2 to {sizes[smallest]} folds" if sizes[smallest] >= 2 else "give more pictures of it",
         )
-    random = np.random.default_rng(seed)
+    random = generator(seed)
     order = np.concatenate(
         [random.permutation(np.flatnonzero(data.labels == each)) for each in range(len(sizes))]
     )
@@ -198,7 +219,7 @@ def split(
     Raises InputError that names `source` and a class that has too few.
     """
     check_classes(source, data.classes)
-    random = np.random.default_rng(seed)
+    random = generator(seed)
     chosen: tuple[list[Labels], list[Labels]] = ([], [])
     for label, name in enumerate(data.classes):
         members = random.permutation(np.flatnonzero(data.labels == label))

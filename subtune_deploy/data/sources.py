@@ -67,7 +67,7 @@ def load_data(
     ~/.cache/subtune-deploy/data, downloaded if it is not there), `package.module:factory` or `file.py:factory`.
 
     Raises InputError (no such source, fewer than two classes, too few pictures, labels that do not fit,
-    an unknown corruption), Unavailable (a package, or a data set that cannot be downloaded).
+    a seed below 0, an unknown corruption), Unavailable (a package, or a data set that cannot be downloaded).
     """
     damage = parse_corruption(corruption) if corruption is not None else None
     pool = _pool(source)

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError, PictureError, Unavailable, did_you_mean
 from ..factory import call
 from ..pictures import as_image
-from .dataset import Data, Dataset, Picture, Pool, pooled
+from .dataset import Data, Dataset, Picture, Pool, numbered, pooled
 
 TRAINING, TESTING = ("trainval", "train"), ("test", "val", "valid")
 """Values of `split`, the first that a data set knows being taken."""
@@ -38,7 +38,7 @@ def from_factory(origin: str, name: str) -> Pool:
             "return Data or Dataset of subtune_deploy.data.dataset, or a map-style data set of (picture, label)",
         )
     items, skipped = _items(found, f"{origin}:{name}")
-    return pooled([_dataset(items, _classes(found, items))], skipped)
+    return pooled([_dataset(items, _classes(found, items, f"{origin}:{name}"))], skipped)
 
 
 def from_torchvision(name: str) -> Pool:
@@ -53,8 +53,9 @@ def from_torchvision(name: str) -> Pool:
         os.environ.get("SUBTUNE_DATA") or Path.home() / ".cache" / "subtune-deploy" / "data"
     ).absolute()
     found = [_made(kind, root, choices) for choices in _choices(kind)]
-    read = [_items(each, f"torchvision:{kind.__name__}") for each in found]
-    classes = _classes(found[0], [item for items, _ in read for item in items])
+    source = f"torchvision:{kind.__name__}"
+    read = [_items(each, source) for each in found]
+    classes = _classes(found[0], [item for items, _ in read for item in items], source)
     sets = [_dataset(items, classes) for items, _ in read]
     skipped = tuple(line for _, lines in read for line in lines)
     return pooled(sets, skipped)
@@ -145,7 +146,7 @@ def _items(found: Any, source: str) -> tuple[Items, tuple[str, ...]]:
     for index in range(len(found)):
         try:
             picture, label = found[index]
-            items.append((_picture(picture), operator.index(label)))
+            items.append((_picture(picture), int(np.int64(operator.index(label)))))
         except (PictureError, OSError, SyntaxError) as error:  # Pillow's too, for files that are none
             skipped.append(f"picture {index} of {source} cannot be read: {error}")
         except Exception as error:
@@ -176,20 +177,27 @@ def _picture(picture: Any) -> Picture:
 
 
 def _absolute(data: Dataset) -> Dataset:
-    """With files that other processes find too."""
-    return replace(
-        data, pictures=tuple(each.absolute() if isinstance(each, Path) else each for each in data.pictures)
-    )
+    """With files that other processes find too, and names of classes that are text."""
+    pictures = tuple(each.absolute() if isinstance(each, Path) else each for each in data.pictures)
+    return replace(data, pictures=pictures, classes=tuple(map(str, data.classes)))
 
 
-def _classes(found: Any, items: Items) -> tuple[str, ...]:
-    """The names that the data set has for them, else numbers."""
-    names = getattr(found, "classes", None) or getattr(found, "categories", None)
-    if names is None:
-        names = range(max((label for _, label in items), default=-1) + 1)
-    return tuple(
-        name if isinstance(name, str) else str(name[0] if isinstance(name, tuple) else name) for name in names
-    )
+def _classes(found: Any, items: Items, source: str) -> tuple[str, ...]:
+    """The names that the data set has for them, else numbers. Raises InputError."""
+    names = _names(found, "classes", source) or _names(found, "categories", source)
+    if not names:
+        return numbered([label for _, label in items])
+    return tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
+
+
+def _names(found: Any, attribute: str, source: str) -> tuple[Any, ...]:
+    names = getattr(found, attribute, None)
+    try:
+        return () if names is None else tuple(names)
+    except TypeError as error:
+        raise InputError(
+            f"the {attribute} of {source} are {names!r}", "give a name for each class, as in ('cat', 'dog')"
+        ) from error
 
 
 def _dataset(items: Items, classes: tuple[str, ...]) -> Dataset:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..backends.base import Progress, silent
-from ..data.dataset import subset
+from ..data.dataset import generator, subset
 from ..errors import CheckFailed, InputError
 from ..executors import Executor, Here
 from ..lines import append_line, read_lines
@@ -26,9 +27,9 @@ from ..records import to_plain, to_record
 from ..run_folder import open_run
 from .documents import Active, Labelled
 from .profile import about
-from .settings import Fork
-from .study import Sent, Study, description
-from .train import TunedTask, answers, train_together
+from .settings import Fork, resolved
+from .study import FREE, Sent, Study, description
+from .train import TunedTask, answers, family, train_together
 
 SCHEDULE = (100, 500, 1000, 2500, 5000, 10_000)
 """How many pictures are labelled, step by step: the paper's."""
@@ -94,12 +95,20 @@ def active(
         ]
         rows = list(_rounds(learner, arms, sizes))
     rows.sort(key=lambda row: ([str(fork) for fork in forks].index(row.fork), row.strategy, row.seed))
-    return Active(**about(study, source, study.config), schedule=sizes, seeds=tuple(seeds), rows=tuple(rows))
+    shared = {**about(study, source, study.config), "settings": _settings(study, sizes)}
+    return Active(**shared, schedule=sizes, seeds=tuple(seeds), rows=tuple(rows))
+
+
+def _settings(study: Study, sizes: Indices) -> dict[str, Any]:
+    """How forks were trained; of what differs from step to step, one value for each."""
+    steps = [resolved(study.config, family(study.backbone), size) for size in sizes]
+    found = {key: [getattr(step, key) for step in steps] for key in to_plain(steps[0]) if key not in FREE}
+    return {key: values if len(set(values)) > 1 else values[0] for key, values in found.items()}
 
 
 def at_random(pool: int, count: int, seed: int) -> Indices:
     """Sorted indices of `count` pictures, drawn whatever their class; the fewer are among the more."""
-    return tuple(sorted(np.random.default_rng(seed).permutation(pool)[:count].tolist()))
+    return tuple(sorted(generator(seed).permutation(pool)[:count].tolist()))
 
 
 def margins(answers: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

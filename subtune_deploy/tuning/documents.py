@@ -158,7 +158,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Active(About):
-    """Active learning. `schedule`: how many pictures are labelled, step by step."""
+    """Active learning. `schedule`: how many pictures are labelled, step by step.
+
+    `settings` that differ between the steps are lists of them.
+    """
 
     kind = "active"
 
