@@ -97,6 +97,8 @@ def main(hours: float, where: str, scratch: Path, tables: bool) -> None:
             for name, document in trained(scratch, hours, executor):
                 write_document(RESULTS / f"{name}.json", document)
     documents = read_documents(step.name for step in STEPS)
+    if not documents.sources:
+        raise click.ClickException(f"no document lies in {RESULTS}: run without --tables, for some --hours")
     draw(documents)
     click.echo(write_tables(documents, SEEDS))
 
