@@ -70,6 +70,18 @@ def test_what_was_published_is_told_with_its_place(name: str) -> None:
     assert all(len(row) == len(said.columns) for row in said.rows)
 
 
+def test_what_the_paper_trains_longer_or_at_several_rates() -> None:
+    """Section 3 has 50 epochs whatever the number of pictures; section 3.2 tunes over rates, of linear probing too."""
+    assert {(run.examples, run.epochs) for run in read_recipe("figure4").runs()} == {
+        (examples, 50) for examples in (100, 500, 1000, 2500, 5000, 10000)
+    }
+    assert {run.lr for run in read_recipe("table2").runs()} == {1e-3, 5e-4, 1e-4, 5e-5, 1e-5}
+    for name in ("table2", "figure5", "figure1_middle"):
+        for run in read_recipe(name).runs():
+            assert run.settings.probe_lr == run.settings.lr == run.lr
+    assert {run.settings.probe_lr for run in read_recipe("table1").runs()} == {None}
+
+
 def test_each_makes_a_run_of_every_combination() -> None:
     runs = recipe(run=({"each": {"examples": [100, 500], "data": ["torchvision:DTD", "digits"]}},)).runs()
     assert [run.name for run in runs] == [
@@ -139,8 +151,16 @@ def test_runs_leave_documents_tables_and_pictures(tmp_path: Path) -> None:
     pictures = draw("tiny", every, documents, tmp_path)
     assert [path.name for path in pictures] == ["tiny_profile.svg"]
     text = page("tiny", every, "the command", documents, pictures)
-    for part in ("# tiny", "`the command`", "![tiny_profile](tiny_profile.svg)", "| accuracy, % |", "page 1"):
+    for part in (
+        "# tiny",
+        "`the command`",
+        "![tiny_profile](tiny_profile.svg)",
+        "| accuracy, % |",
+        "page 1",
+        "6/12 of 12 pictures to train on",
+    ):
         assert part in text
+    assert "None" not in text
 
 
 def test_runs_that_are_done_are_not_trained_again(tmp_path: Path) -> None:

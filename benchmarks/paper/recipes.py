@@ -45,6 +45,7 @@ REDUCED = {
     "epochs": 4,
     "batch_size": 32,
     "lr": 2e-3,
+    "probe_lr": 1e-2,
     "augment": "none",
     "device": "cpu",
 }
@@ -59,7 +60,7 @@ class Run:
 
     `forks`: as in --layers, beside those of `span`, `pairs`, `siamese`, `scratch` and pruning (`ratios`); with a
     selection, they are trained beside it, and with `prefixes` also its first block, its first two, and so on.
-    `vtab`: 1,000 training pictures.
+    `vtab`: 1,000 training pictures. `probe_lr` "lr": linear probing has the rate of the tuned blocks.
     """
 
     name: str = ""
@@ -89,6 +90,7 @@ class Run:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    probe_lr: float | Literal["lr"] | None = None
     weight_decay: float | None = None
     augment: str = "crop-flip"
     device: str = "auto"
@@ -98,7 +100,8 @@ class Run:
     def settings(self) -> TrainConfig:
         """How forks are trained."""
         shared = {each.name for each in fields(TrainConfig)} & {each.name for each in fields(self)}
-        return TrainConfig(**{name: getattr(self, name) for name in shared})
+        values = {name: getattr(self, name) for name in shared}
+        return TrainConfig(**{**values, "probe_lr": self.lr if self.probe_lr == "lr" else self.probe_lr})
 
     @property
     def seed_list(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from making import BESIDE, Documents
 from recipes import Recipe
 
 from subtune_deploy.result_tables import markdown
-from subtune_deploy.tuning.documents import Active, Greedy, Profile, Row, mean_and_std
+from subtune_deploy.tuning.documents import About, Active, Greedy, Profile, Row, mean_and_std
 from subtune_deploy.tuning.figures import draw_active, draw_curves, draw_profile, draw_pruning
 from subtune_deploy.tuning.maps import draw_order, draw_pairs, draw_sizes
 from subtune_deploy.tuning.tables import active_table
@@ -42,17 +42,30 @@ def about(documents: Documents) -> Iterator[str]:
     """A line for each network, data set and way of training."""
     lines: dict[str, list[str]] = {}
     for name, each in documents.items():
-        data, settings = each.data, each.settings
-        examples = getattr(each, "examples", None) or data["train"]
+        data, told = each.data, {key: _told(value) for key, value in each.settings.items()}
         line = (
             f"{each.model}, weights {Path(each.weights).name}, {'x'.join(map(str, each.input))}, {data['source']}, "
-            f"{examples:,} pictures to train on, {data['test']:,} to test on, {len(each.seeds)} seeds, "
-            f"{settings['epochs']} epochs, batch {settings['batch_size']}, rate {settings['lr']}, "
-            f"augmentation {settings['augment']}"
+            f"{_examples(each)} pictures to train on, {data['test']:,} to test on, {len(each.seeds)} seeds, "
+            f"{told['epochs']} epochs, batch {told['batch_size']}, rate {told['lr']} (for the head alone "
+            f"{told['probe_lr']}), augmentation {told['augment']}"
         )
         lines.setdefault(line, []).append(name)
     for line, names in lines.items():
         yield line if len(lines) == 1 else f"{', '.join(filter(None, names)) or 'the others'}: {line}"
+
+
+def _examples(document: About) -> str:
+    """Of active learning, step by step."""
+    pool = f"{document.data['train']:,}"
+    if isinstance(document, Active):
+        return f"{_told([f'{size:,}' for size in document.schedule])} of {pool}"
+    examples = getattr(document, "examples", None)
+    return f"{examples:,}" if examples else pool
+
+
+def _told(value: object) -> str:
+    """`50/50/10` where it differs from step to step."""
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def tables(documents: Documents) -> Iterator[str]:
