@@ -349,6 +349,12 @@ greedy(EXHAUSTED, eps=0, seeds=(0,), run=Path({str(tmp_path / "run")!r}), told=t
     assert found == greedy(EXHAUSTED, eps=0, seeds=(0,))
 
 
+def test_an_eps_below_zero_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="eps is -1"):
+        greedy(EXHAUSTED, eps=-1, seeds=(0,), run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_fold_or_more_than_a_class_has_is_refused() -> None:
     with pytest.raises(InputError, match="1 folds and 1 seeds"):
         greedy(replace(EXHAUSTED, folds=1), seeds=(0,))

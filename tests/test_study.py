@@ -20,6 +20,7 @@ from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError
 from subtune_deploy.executors import Here, open_executor
 from subtune_deploy.executors.processes import Processes
+from subtune_deploy.spec import Pruning
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.study import Step, Study, datasets, run_trials
 from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
@@ -251,6 +252,7 @@ def test_trials_of_another_host_are_taken_and_said(tmp_path: Path) -> None:
         (Trial(FORKS[1], examples=25), InputError, "25"),
         (Trial(FORKS[1], fold=0), InputError, "there is no fold 0 of 0"),
         (Trial(Fork((1, 5))), LayersError, "outside 1..4"),
+        (Trial(Fork((2,), prune=Pruning(0.1))), InputError, "removes nothing from block 2"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(

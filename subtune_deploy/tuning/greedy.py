@@ -60,8 +60,8 @@ def greedy(
         return run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
 
     validate = _CrossValidation(train, study.folds, study.config.seed)
+    steps = select(sorted(budget.parameters), validate, eps, budget.allows)  # refuses eps, so it comes first
     (head,) = validate([frozenset()])
-    steps = select(sorted(budget.parameters), validate, eps, budget.allows)
     fork = Fork(tuple(sorted(chosen(steps))))
     final = row(study.backbone, fork, train([Trial(fork, seed) for seed in seeds]))
     settings = resolved(study.config, family(study.backbone), len(study.data.train))

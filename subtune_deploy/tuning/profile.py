@@ -22,6 +22,7 @@ from ..spec import Pruning
 from ..sweep import candidates
 from .documents import Profile, Row, mean_and_std
 from .settings import Fork, TrainConfig, resolved
+from .start import check_fork
 from .study import FREE, Step, Study, run_trials
 from .train import family
 from .trials import Trial, TrialResult
@@ -87,6 +88,20 @@ def about(study: Study, source: str, settings: TrainConfig) -> dict[str, Any]:
         },
         "settings": {key: value for key, value in to_plain(settings).items() if key not in FREE},
     }
+
+
+def refusals(study: Study, forks: Iterable[Fork]) -> dict[Fork, InputError]:
+    """Why those of `forks` cannot be trained that cannot be: their blocks have nothing to prune, or not so much.
+
+    Raises Unavailable (no torch-pruning).
+    """
+    found: dict[Fork, InputError] = {}
+    for fork in forks:
+        try:
+            check_fork(study.backbone, fork, len(study.data.train.classes))
+        except InputError as error:
+            found[fork] = error
+    return found
 
 
 def forks_of(

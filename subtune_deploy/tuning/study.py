@@ -30,7 +30,8 @@ from .chunks import chunks
 from .jobs import Job, planned
 from .keep import SIZES, facts
 from .settings import Fork, TrainConfig, resolved
-from .train import TunedTask, family, train_together
+from .start import check_fork
+from .train import TunedTask, check_data, family, train_together
 from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, read_trials
 
 FREE = ("seed", *SIZES)
@@ -101,10 +102,11 @@ def run_trials(
     Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable;
     CheckFailed at the end if some trials failed: they are kept out, and tried again by the next call.
     """
-    _check(study, trials)
+    _check_pictures(study, trials)
     with _folder(study, run) as folder:
         outcomes = _known(folder, trials, say)
         left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
+        _check_forks(study, left)
         jobs = planned(folder and folder / CACHE, left, _chunks(study, executor.workers), executor.workers)
         failures: list[TrialResult] = []
         for step in _steps(Sent(study, progress), jobs, executor, len(outcomes), say):
@@ -216,10 +218,16 @@ def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]
     return tuple(failed(trial, outcome.message) for trial in job.trials)
 
 
-def _check(study: Study, trials: Sequence[Trial]) -> None:
-    """Whether there are the pictures that trials want; forks are checked where they are grouped."""
+def _check_pictures(study: Study, trials: Sequence[Trial]) -> None:
+    """Whether there are those that trials want."""
     for trial in {(each.seed, each.examples, each.fold): each for each in trials}.values():
-        datasets(study, trial)
+        check_data(*datasets(study, trial))
+
+
+def _check_forks(study: Study, trials: Sequence[Trial]) -> None:
+    """Trained beside others, one that cannot be made would take them along."""
+    for fork in dict.fromkeys(trial.fork for trial in trials):
+        check_fork(study.backbone, fork, len(study.data.train.classes))
 
 
 def _chunks(study: Study, workers: int) -> Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]:

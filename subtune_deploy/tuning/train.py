@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,6 @@ from ..backends.base import Progress, silent
 from ..data.dataset import Dataset, derived
 from ..errors import CheckFailed, InputError, Unavailable
 from ..memory import ran_out
-from ..pruning import prune
 from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
@@ -36,7 +34,7 @@ from .frozen import frozen
 from .keep import Kept, facts, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved
-from .start import layers_of
+from .start import check_fork, own_random_state
 from .values import Values, values
 
 EVALUATED = 100
@@ -108,11 +106,13 @@ def train_together(
     what `pruning.prune` does. A fork that diverges is told in its result; the others go on.
     """
     config = config or TrainConfig()
-    _check(backbone, forks, train, test)
+    check_data(train, test)
+    for fork in forks:
+        check_fork(backbone, fork, len(train.classes))
     kept = open_kept(keep, facts(backbone, train, test, config) if keep else {})
     settings = resolved(config, family(backbone), len(train))
     network = frozen(backbone, _device(config.device))
-    with _own_random_state(), torch.enable_grad():
+    with own_random_state(), torch.enable_grad():
         session = _Session(backbone, network, train, test, settings, kept, progress, say)
         tuned = session.trained(tuple(forks))
     kept.remove()
@@ -146,11 +146,8 @@ def _projects(module: nn.Module) -> bool:
     return bool(children & {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear})
 
 
-def _check(backbone: Backbone, forks: Sequence[Fork], train: Dataset, test: Dataset) -> None:
-    for fork in forks:
-        layers = layers_of(backbone, fork)
-        if fork.prune and fork.prune.when == "after":  # what cannot be is told before it is trained
-            prune(backbone, layers, fork.prune)
+def check_data(train: Dataset, test: Dataset) -> None:
+    """Raise InputError for pictures that nothing can be learnt from, or counted on."""
     if len(train) < 2 or len(test) < 1 or train.classes != test.classes:
         raise InputError(
             f"{len(train)} pictures to train on and {len(test)} to test on, of {len(train.classes)} and "
@@ -166,14 +163,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise Unavailable("there is no GPU that PyTorch can use", "give --device cpu")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-@contextmanager
-def _own_random_state() -> Iterator[None]:
-    """The caller's comes back."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 @dataclass(frozen=True)
