@@ -15,8 +15,8 @@ FORKS = [Fork((n,)) for n in range(1, 7)]
 def by(count: int) -> Chunks:
     """As if so many forks fitted into memory together."""
 
-    def chunks(forks: Sequence[Fork]) -> list[list[Fork]]:
-        return [list(forks[start : start + count]) for start in range(0, len(forks), count)]
+    def chunks(trials: Sequence[Trial]) -> list[list[Trial]]:
+        return [list(trials[start : start + count]) for start in range(0, len(trials), count)]
 
     return chunks
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_chunks import activation_bytes, weight_bytes
 from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 
 from subtune_deploy.data.dataset import Data, Dataset
@@ -21,8 +22,8 @@ from subtune_deploy.errors import CheckFailed, InputError, LayersError
 from subtune_deploy.executors import Here, open_executor
 from subtune_deploy.executors.processes import Processes
 from subtune_deploy.spec import Pruning
-from subtune_deploy.tuning.settings import Fork
-from subtune_deploy.tuning.study import Step, Study, datasets, run_trials
+from subtune_deploy.tuning.settings import Fork, TrainConfig
+from subtune_deploy.tuning.study import Step, Study, datasets, run_trials, settings_of
 from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
 
 LONG = replace(QUICK, epochs=60)
@@ -261,6 +262,43 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(
     with pytest.raises(kind, match=told):
         run_trials(study(), [TRIALS[0], trial], tmp_path / "run", Here())
     assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("trial", "folds", "size", "batch"),
+    [
+        (Trial(Fork((3,)), examples=12), 0, None, 12),
+        (Trial(Fork((3,)), fold=0), 4, None, 18),
+        (Trial(Fork((3,)), examples=20), 0, 8, 7),
+    ],
+)
+def test_memory_is_reckoned_for_the_batches_that_there_will_be(
+    trial: Trial, folds: int, size: int | None, batch: int
+) -> None:
+    """Of so few pictures as there are, and of nearly equal size: not of 256, or 8, whatever there is."""
+    shared = study(replace(QUICK, batch_size=size), folds)
+    needed = weight_bytes(shared.backbone, trial.fork) + activation_bytes(shared.backbone, trial.fork, batch)
+
+    def trained(memory: int) -> tuple[TrialResult, ...]:
+        config = replace(shared.config, memory_bytes=memory)
+        return run_trials(replace(shared, config=config), [trial], None, Here())
+
+    assert len(trained(needed)) == 1
+    with pytest.raises(InputError, match=f"in batches of {batch}, where"):
+        trained(needed - 1)
+
+
+def test_folds_are_trained_as_the_whole_sample_is() -> None:
+    """By their own number, 804 of 1,005, they would be trained for 50 epochs."""
+    shared, epochs = study(TrainConfig(), folds=5, train=1005), list[float]()
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+
+    (found,) = run_trials(shared, [Trial(Fork(), fold=0)], None, Here(), progress=progress)
+    assert found.trained == 804
+    assert epochs[-1] == settings_of(shared, None).epochs == 10
 
 
 def test_folds_that_a_class_is_too_small_for_are_refused() -> None:

@@ -16,14 +16,13 @@ from ..errors import InputError
 from ..lines import append_line, read_lines
 from ..records import to_plain, to_record
 from ..staging import replaced_file
-from .settings import Fork
 from .trials import Trial
 
 PLAN = "jobs.jsonl"
 """In a run's cache."""
 
-Chunks = Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]
-"""Forks, in the groups in which they fit into memory together."""
+Chunks = Callable[[Sequence[Trial]], Sequence[Sequence[Trial]]]
+"""Trials on the same pictures, in the groups in which they fit into memory together."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class Job:
 
 def plan(trials: Iterable[Trial], chunks: Chunks, workers: int) -> list[tuple[Trial, ...]]:
     """Groups of trials that differ in their forks alone; `workers` of them, where there are trials enough."""
-    alike: dict[tuple[object, ...], dict[Fork, Trial]] = {}
+    alike: dict[tuple[object, ...], dict[Trial, None]] = {}
     for trial in trials:
-        alike.setdefault((trial.seed, trial.examples, trial.fold), {})[trial.fork] = trial
-    groups = [tuple(by[fork] for fork in some) for by in alike.values() for some in chunks(list(by))]
+        alike.setdefault((trial.seed, trial.examples, trial.fold), {})[trial] = None
+    groups = [tuple(some) for same in alike.values() for some in chunks(list(same))]
     while len(groups) < workers and max(map(len, groups), default=0) > 1:
         groups.sort(key=len)  # stable: what comes first stays first among equals
         longest = groups.pop()

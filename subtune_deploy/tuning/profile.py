@@ -21,10 +21,9 @@ from ..records import to_plain
 from ..spec import Pruning
 from ..sweep import candidates
 from .documents import Profile, Row, mean_and_std
-from .settings import Fork, TrainConfig, resolved
+from .settings import Fork, TrainConfig
 from .start import check_fork
-from .study import FREE, Step, Study, run_trials
-from .train import family
+from .study import FREE, Step, Study, run_trials, settings_of
 from .trials import Trial, TrialResult
 
 
@@ -53,7 +52,7 @@ def profile(
     trials = [Trial(fork, seed, examples) for seed in seeds for fork in chosen]
     results = run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
     rows = tuple(row(study.backbone, fork, results) for fork in chosen)
-    settings = resolved(study.config, family(study.backbone), examples or len(study.data.train))
+    settings = settings_of(study, examples)
     return Profile(**about(study, source, settings), examples=examples, seeds=tuple(seeds), rows=rows)
 
 

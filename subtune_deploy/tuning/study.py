@@ -27,9 +27,9 @@ from ..executors.travel import packed, unpacked
 from ..memory import available
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
-from .jobs import Job, planned
+from .jobs import Chunks, Job, planned
 from .keep import SIZES, facts
-from .settings import Fork, TrainConfig, resolved
+from .settings import Resolved, TrainConfig, resolved
 from .start import check_fork
 from .train import TunedTask, check_data, family, train_together
 from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, read_trials
@@ -74,6 +74,14 @@ def datasets(study: Study, trial: Trial) -> tuple[Dataset, Dataset]:
     if not 0 <= trial.fold < study.folds:
         raise InputError(f"there is no fold {trial.fold} of {study.folds}", "folds are counted from 0")
     return folds(train, study.folds, trial.seed)[trial.fold]
+
+
+def settings_of(study: Study, examples: int | None) -> Resolved:
+    """How trials on so many `examples` are trained, None: on all pictures.
+
+    Those that hold out a fold are trained alike: what is selected by them is then trained on the whole sample.
+    """
+    return resolved(study.config, family(study.backbone), examples or len(study.data.train))
 
 
 def description(study: Study, kind: str = "trials") -> dict[str, Any]:
@@ -158,13 +166,14 @@ def _train(sent: Sent, job: Job) -> _Ended:
     """One job, wherever it runs."""
     study, said = sent.study, list[str]()
     train, test = datasets(study, job.trials[0])
+    settings = settings_of(study, job.trials[0].examples)
     start = time.monotonic()
     tuned = train_together(
         study.backbone,
         [trial.fork for trial in job.trials],
         train,
         test,
-        replace(study.config, seed=job.trials[0].seed),
+        replace(settings, seed=job.trials[0].seed),
         keep=job.keep if job.keep and job.keep.parent.is_dir() else None,  # not seen from every machine
         progress=sent.progress,
         say=said.append,
@@ -230,12 +239,17 @@ def _check_forks(study: Study, trials: Sequence[Trial]) -> None:
         check_fork(study.backbone, fork, len(study.data.train.classes))
 
 
-def _chunks(study: Study, workers: int) -> Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]:
-    """Which forks fit into a worker's share of the memory together."""
-    config, backbone = study.config, study.backbone
-    batch = resolved(config, family(backbone), len(study.data.train)).batch_size
-    limit = (config.memory_bytes or _free(config.device) // 2) // workers
-    return lambda forks: chunks(backbone, forks, batch, limit)
+def _chunks(study: Study, workers: int) -> Chunks:
+    """Which trials on the same pictures fit into a worker's share of the memory together."""
+    limit = (study.config.memory_bytes or _free(study.config.device) // 2) // workers
+
+    def together(trials: Sequence[Trial]) -> list[list[Trial]]:
+        pictures = len(datasets(study, trials[0])[0])
+        batch = -(-pictures // settings_of(study, trials[0].examples).batches(pictures))
+        by = {trial.fork: trial for trial in trials}
+        return [[by[fork] for fork in some] for some in chunks(study.backbone, list(by), batch, limit)]
+
+    return together
 
 
 def _free(device: str) -> int:

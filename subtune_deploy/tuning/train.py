@@ -11,7 +11,6 @@ is computed once. Each comes out as it does by itself.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,8 +98,9 @@ def train_together(
     """Each fork trained on `train` and counted on `test`, all in one pass; in their order.
 
     The backbone is left as it was, and so is the caller's random state. The same seed on the same machine gives the
-    same tasks. The file `keep` has the training after each epoch: a call that was interrupted goes on there, and
-    removes it at its end. Where memory runs out, fewer train at a time, which `say` hears.
+    same tasks. What `config` leaves open is the paper's for so many pictures as `train` has. The file `keep` has the
+    training after each epoch: a call that was interrupted goes on there, and removes it at its end. Where memory runs
+    out, fewer train at a time, which `say` hears.
 
     Raises LayersError, InputError (data; a file `keep` of another training), Unavailable (no GPU), PictureError, and
     what `pruning.prune` does. A fork that diverges is told in its result; the others go on.
@@ -239,9 +239,8 @@ class _Session:
             each.end_epoch(len(self.train))
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
-        """Of nearly equal size, and none of one picture, which would break batch-norm."""
         order = torch.Generator().manual_seed(derived(self.settings.seed, "order", epoch))
-        count = min(math.ceil(len(self.train) / self.settings.batch_size), len(self.train) // 2)
+        count = self.settings.batches(len(self.train))
         return torch.randperm(len(self.train), generator=order).tensor_split(count)
 
     @cached_property
