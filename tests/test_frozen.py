@@ -83,7 +83,9 @@ class OwnNorm(nn.BatchNorm2d):
 
 
 class Odd(nn.Module):
-    def __init__(self, make: Callable[[], nn.Module], norm: Callable[[int], nn.Module], forward: Callable) -> None:
+    def __init__(
+        self, make: Callable[[], nn.Module], norm: Callable[[int], nn.Module], forward: Callable
+    ) -> None:
         super().__init__()
         self.conv, self.bn, self.other, self.way = make(), norm(4), nn.BatchNorm2d(4), forward
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_chunks import activation_bytes, weight_bytes
+from test_chunks import activation_bytes, alone, weight_bytes
 from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 
 from subtune_deploy.data.dataset import Data, Dataset
-from subtune_deploy.errors import CheckFailed, InputError, LayersError
+from subtune_deploy.errors import CheckFailed, InputError, LayersError, WorkerDied
 from subtune_deploy.executors import Here, open_executor
 from subtune_deploy.executors.processes import Processes
+from subtune_deploy.executors.remote import outcome
 from subtune_deploy.spec import Pruning
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Step, Study, datasets, run_trials, settings_of
@@ -182,6 +183,61 @@ def test_a_run_that_is_killed_goes_on_after_its_last_epoch(tmp_path: Path) -> No
 
 def long_run(run: Path) -> None:
     run_trials(study(LONG), TRIALS[:2], run, Here())
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Stands for whatever ends a process."""
+
+
+def test_a_begun_job_that_fits_into_memory_no_more_goes_on_fork_by_fork(tmp_path: Path) -> None:
+    trials, epochs, said = TRIALS[1:3], list[float](), list[str]()
+
+    def stop(what: str, done: float, total: float) -> None:
+        if (what, done) == ("epochs", 3):
+            raise Interrupted
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+
+    config = replace(QUICK, epochs=4)
+    with pytest.raises(Interrupted):
+        run_trials(study(config), trials, tmp_path, Here(), progress=stop)
+    less = replace(config, memory_bytes=max(alone(study().backbone, trial.fork) for trial in trials))
+    found = run_trials(study(less), trials, tmp_path, Here(), progress=progress, say=said.append)
+    assert epochs == [4, 4]
+    assert said == ["2 forks do not fit into memory together any more: they go on in 2 groups"]
+    assert told(found) == told(run_trials(study(config), trials, None, Here()))
+
+
+class Cramped:
+    """As if no worker lived through a job of more than `most` trials. `sizes`: of jobs that it was given."""
+
+    workers = 1
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sizes = most, list[int]()
+
+    def run(self, function, shared, jobs):
+        for index, job in enumerate(jobs):
+            self.sizes.append(len(job.trials))
+            died = WorkerDied("its worker died 4 times, at last killed", "free memory")
+            yield index, died if len(job.trials) > self.most else outcome(function, shared, job)
+
+
+def test_what_no_worker_lives_through_is_tried_again_in_smaller_jobs(tmp_path: Path) -> None:
+    trials, executor, said = TRIALS[:4], Cramped(1), list[str]()
+    steps: list[Step] = []
+    found = run_trials(study(), trials, tmp_path, executor, say=said.append, told=steps.append)
+    assert executor.sizes == [4, 2, 2, 1, 1, 1, 1]
+    assert told(found) == told(run_trials(study(), trials, None, Here()))
+    assert [(step.done, step.total) for step in steps] == [(done, 4) for done in range(5)]
+    assert said[:2] == [
+        "4 forks were trained together: its worker died 4 times, at last killed",
+        "from here on at most 2 of these train together",
+    ]
+    with pytest.raises(CheckFailed, match=r"4 of 4 trials failed: none seed 0 \(its worker died 4 times"):
+        run_trials(study(), trials, None, Cramped(0))
 
 
 def test_failures_are_told_kept_out_and_tried_again(tmp_path: Path) -> None:

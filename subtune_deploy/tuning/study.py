@@ -8,7 +8,7 @@ with open_executor("processes:2") as executor:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -21,7 +21,7 @@ from ..backbone import Backbone
 from ..backends.base import Progress, silent
 from ..data.dataset import Data, Dataset, folds, sample
 from ..environment import describe
-from ..errors import CheckFailed, InputError, SubtuneError, Unavailable
+from ..errors import CheckFailed, InputError, SubtuneError, Unavailable, WorkerDied
 from ..executors import Executor
 from ..executors.travel import packed, unpacked
 from ..memory import available
@@ -115,9 +115,9 @@ def run_trials(
         outcomes = _known(folder, trials, say)
         left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
         _check_forks(study, left)
-        jobs = planned(folder and folder / CACHE, left, _chunks(study, executor.workers), executor.workers)
+        work = _Work(Sent(study, progress), executor, folder and folder / CACHE, say)
         failures: list[TrialResult] = []
-        for step in _steps(Sent(study, progress), jobs, executor, len(outcomes), say):
+        for step in work.steps(left, len(outcomes)):
             if folder is not None:
                 append_trials(folder / LINES, step.results)
             outcomes |= finished(step.results)
@@ -203,18 +203,50 @@ def _host() -> str:
     return ", ".join([f"{host['cpu']}", *gpus])
 
 
-def _steps(
-    sent: Sent, jobs: Sequence[Job], executor: Executor, done: int, say: Callable[[str], object]
-) -> Iterator[Step]:
-    total = done + sum(len(job.trials) for job in jobs)
-    start, ended = time.monotonic(), 0
-    yield Step(done, total)
-    with closing(executor.run(_train, sent, jobs)) as outcomes:
-        for index, outcome in outcomes:
-            results = _results(jobs[index], outcome, say)
-            ended += len(results)
-            left = (time.monotonic() - start) / ended * (total - done - ended)
-            yield Step(done + ended, total, left, results)
+@dataclass(frozen=True)
+class _Work:
+    """How trials become outcomes. `cache`: where the jobs that they are trained in are kept; or none."""
+
+    sent: Sent
+    executor: Executor
+    cache: Path | None
+    say: Callable[[str], object]
+
+    def steps(self, left: Sequence[Trial], done: int) -> Iterator[Step]:
+        """From before the first job on. Raises InputError where a trial does not fit into memory."""
+        jobs = self._planned(left, _chunks(self.sent.study, self.executor.workers))
+        start, ended, total = time.monotonic(), 0, done + len(left)
+        yield Step(done, total)
+        with closing(self._outcomes(jobs)) as outcomes:
+            for job, outcome in outcomes:
+                results = _results(job, outcome, self.say)
+                ended += len(results)
+                seconds = (time.monotonic() - start) / ended * (len(left) - ended)
+                yield Step(done + ended, total, seconds, results)
+
+    def _outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, _Ended | Exception], None, None]:
+        """(job, its outcome), as they end. What no worker lived through is tried again in smaller jobs."""
+        while jobs:
+            died: list[Job] = []
+            with closing(self.executor.run(_train, self.sent, jobs)) as outcomes:
+                for index, outcome in outcomes:
+                    if isinstance(outcome, WorkerDied) and len(jobs[index].trials) > 1:
+                        self.say(f"{len(jobs[index].trials)} forks were trained together: {outcome.message}")
+                        died.append(jobs[index])
+                    else:
+                        yield jobs[index], outcome
+            jobs = self._smaller(died) if died else ()
+
+    def _smaller(self, died: Sequence[Job]) -> tuple[Job, ...]:
+        most = min(len(job.trials) for job in died) // 2
+        self.say(f"from here on at most {most} of these train together")
+        trials = [trial for job in died for trial in job.trials]
+        return self._planned(
+            trials, lambda some: [some[start : start + most] for start in range(0, len(some), most)]
+        )
+
+    def _planned(self, trials: Sequence[Trial], chunks: Chunks) -> tuple[Job, ...]:
+        return planned(self.cache, trials, chunks, self.executor.workers, self.say)
 
 
 def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]) -> tuple[TrialResult, ...]:

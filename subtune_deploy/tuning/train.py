@@ -108,8 +108,11 @@ def train_together(
     config = config or TrainConfig()
     check_data(train, test)
     for fork in forks:
-        check_fork(backbone, fork, len(train.classes))
-    kept = open_kept(keep, facts(backbone, train, test, config) if keep else {})
+        if (
+            not fork.prune or fork.prune.when == "after"
+        ):  # others are refused when they begin, before any is trained
+            check_fork(backbone, fork, len(train.classes))
+    kept = open_kept(keep, facts(backbone, train, test, config) if keep else {}, map(str, forks))
     settings = resolved(config, family(backbone), len(train))
     network = frozen(backbone, _device(config.device))
     with own_random_state(), torch.enable_grad():
