@@ -17,6 +17,7 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 
 from subtune_deploy.errors import InputError
+from subtune_deploy.spec import Pruning
 from subtune_deploy.tuning.drawing import COLOURS, boundaries, stage_names, stages
 from subtune_deploy.tuning.figures import draw_active, draw_curves, draw_profile, draw_pruning
 from subtune_deploy.tuning.maps import draw_greedy, draw_order, draw_pairs, draw_sizes
@@ -173,6 +174,16 @@ def test_pruned_forks_are_drawn_by_scope_and_norm_against_the_full_one(tmp_path:
     assert {"local, L1", "local, L2", "global, L1", "global, L2", "not pruned"} <= set(svg.words)
     assert {"parameters of the full fork", "added latency, OpenVINO"} <= set(svg.words)
     assert svg.marks(COLOURS[0]) == 2 * 9 + 1
+
+
+def test_there_may_be_more_pruned_forks_than_markers(tmp_path: Path) -> None:
+    """As in a profile of all single blocks, each also pruned."""
+    half = Pruning(0.5)
+    rows = [
+        tiny.row((n,), **more) for n in range(1, 17) for more in ({}, {"prune": half, "fork": f"{n} {half}"})
+    ]
+    svg = Svg(lambda path: draw_pruning(tiny.profile(*rows, model="resnet50"), path), tmp_path / "x.svg")
+    assert {f"{n}: local, L1" for n in range(1, 17)} <= set(svg.words)
 
 
 # Nothing to draw

@@ -258,7 +258,10 @@ def draw_pruning(
             in_percent(place, "x")
         in_percent(places[0])
         figure.suptitle(caption(profile))
-        handles = [key(name, colour(i), marker=MARKERS[i], markersize=4.5) for i, name in enumerate(series)]
+        handles = [
+            key(name, colour(i), marker=MARKERS[i % len(MARKERS)], markersize=4.5)
+            for i, name in enumerate(series)
+        ]
         handles.append(key("not pruned", "0.3", linestyle=(0, (4, 2)), marker="*", markersize=8))
         legend_below(figure, handles)
 
