@@ -108,9 +108,8 @@ def train_together(
     config = config or TrainConfig()
     check_data(train, test)
     for fork in forks:
-        if (
-            not fork.prune or fork.prune.when == "after"
-        ):  # others are refused when they begin, before any is trained
+        # One that is thinned before training is refused as it begins, which all do before any is trained.
+        if not fork.prune or fork.prune.when == "after":
             check_fork(backbone, fork, len(train.classes))
     kept = open_kept(keep, facts(backbone, train, test, config) if keep else {}, map(str, forks))
     settings = resolved(config, family(backbone), len(train))
