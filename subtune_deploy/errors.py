@@ -2,7 +2,8 @@
 
     SubtuneError
     ├── CheckFailed        exit 1: a check that was asked for did not hold
-    │   └── ParityError
+    │   ├── ParityError
+    │   └── WorkerDied
     ├── InputError         exit 2: something that was given is wrong
     │   ├── ModelError         a model that is unknown, or cannot be traced
     │   ├── LayersError        a layer range that does not fit the backbone
@@ -52,6 +53,10 @@ class CheckFailed(SubtuneError):  # noqa: N818 - the check is what failed
 
 class ParityError(CheckFailed):
     """A task of a graph or engine differs from its stand-alone model beyond tolerance."""
+
+
+class WorkerDied(CheckFailed):
+    """Each worker that was given a job died with it, most likely because memory ran out."""
 
 
 class InputError(SubtuneError):

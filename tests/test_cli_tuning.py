@@ -136,6 +136,25 @@ def test_every_block_thinned_is_drawn_beside_itself_unthinned(place: Path, here:
     )
 
 
+@pytest.mark.skipif(find_spec("torch_pruning") is None, reason="torch-pruning is not installed")
+def test_forks_that_cannot_be_pruned_are_left_out_aloud(place: Path, here: Path) -> None:
+    """Of eight channels none can go where multiples of eight stay."""
+    words = ("--span", "3-4", "--prune", 0.5, "--seeds", 1)
+    ran = learn(place, "profile", *words, "-o", "a")
+    assert ran.status == 0, ran.err
+    left_out = [line for line in ran.err.splitlines() if line.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in left_out] == [
+        f"{fork} pruned 0.5 local l1" for fork in ("1-3", "2-4", "1-4")
+    ]
+    assert all("removes nothing from blocks" in line for line in left_out)
+    assert "3 forks, 1 seeds" in ran.err
+    assert [row.fork for row in read_profile(here / "a.json").rows] == ["1-3", "2-4", "1-4"]
+    named = learn(place, "profile", *words, "--layers", "2-4", "-o", "b")
+    assert (named.status, named.out) == (2, "")
+    assert "removes nothing from blocks 2-4" in named.err.splitlines()[-2]
+    assert not (here / "b.run").exists()
+
+
 def test_two_processes_find_what_one_does(place: Path, here: Path) -> None:
     for name, where in (("one", "here"), ("two", "processes:2")):
         ran = learn(place, "profile", "--seeds", 1, "--executor", where, "-o", name)

@@ -15,7 +15,7 @@ import pytest
 import tiny_jobs
 import torch
 
-from subtune_deploy.errors import CheckFailed, InputError, Unavailable
+from subtune_deploy.errors import CheckFailed, InputError, Unavailable, WorkerDied
 from subtune_deploy.executors import Executor, Here, open_executor
 from subtune_deploy.executors.cluster import Cluster, fitted
 from subtune_deploy.executors.processes import Processes
@@ -96,7 +96,7 @@ def kill_first(told: Path) -> None:
 @pytest.mark.parametrize("executor", OTHERS, indirect=True)
 def test_a_job_that_kills_every_worker_is_given_up(executor: Executor, tmp_path: Path) -> None:
     outcomes = dict(executor.run(tiny_jobs.dies, tmp_path, range(3)))
-    assert isinstance(outcomes[0], CheckFailed)
+    assert isinstance(outcomes[0], WorkerDied)
     assert outcomes[0].message.startswith(f"its worker died {RETRIES + 1} times, at last ")
     assert {1: outcomes[1], 2: outcomes[2]} == {1: 1, 2: 2}
     assert (tmp_path / "deaths").read_text() == "." * (RETRIES + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -82,7 +83,9 @@ class OwnNorm(nn.BatchNorm2d):
 
 
 class Odd(nn.Module):
-    def __init__(self, make: Callable[[], nn.Module], norm: type[nn.BatchNorm2d], forward: Callable) -> None:
+    def __init__(
+        self, make: Callable[[], nn.Module], norm: Callable[[int], nn.Module], forward: Callable
+    ) -> None:
         super().__init__()
         self.conv, self.bn, self.other, self.way = make(), norm(4), nn.BatchNorm2d(4), forward
 
@@ -95,6 +98,7 @@ def plain() -> nn.Module:
 
 
 BATCH = nn.BatchNorm2d
+UNTRACKED = partial(nn.BatchNorm2d, track_running_stats=False)
 CASES = {
     "a standardised weight": (lambda: Standardised(4, 4, 1), BATCH, lambda b, x: b.bn(b.conv(x))),
     "a norm of one's own": (plain, OwnNorm, lambda b, x: b.bn(b.conv(x))),
@@ -107,12 +111,13 @@ CASES = {
     "a weight that is read": (plain, BATCH, lambda b, x: b.bn(b.conv(x)) * b.conv.weight.mean()),
     "statistics that are read": (plain, BATCH, lambda b, x: b.bn(b.conv(x)) * b.bn.running_var.mean()),
     "a transposed one": (lambda: nn.ConvTranspose2d(4, 4, 1), BATCH, lambda b, x: b.bn(b.conv(x))),
+    "the statistics of each batch": (plain, UNTRACKED, lambda b, x: b.bn(b.conv(x))),
 }
 
 
 @pytest.mark.parametrize(("make", "norm", "way"), CASES.values(), ids=CASES)
 def test_what_must_not_be_folded_stays(
-    make: Callable[[], nn.Module], norm: type[nn.BatchNorm2d], way: Callable
+    make: Callable[[], nn.Module], norm: Callable[[int], nn.Module], way: Callable
 ) -> None:
     torch.manual_seed(0)
     net = Net("chain", 2, 4)

@@ -349,6 +349,36 @@ greedy(EXHAUSTED, eps=0, seeds=(0,), run=Path({str(tmp_path / "run")!r}), told=t
     assert found == greedy(EXHAUSTED, eps=0, seeds=(0,))
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Stands for whatever ends a process."""
+
+
+def test_a_round_that_was_interrupted_goes_on_after_its_last_epoch(tmp_path: Path) -> None:
+    """Though the rounds before it, and their trials, are all done: of two epochs the second is left."""
+    epochs: list[float] = []
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+            if epochs == [1, 2] * 3 + [1]:
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        greedy(EXHAUSTED, eps=0, seeds=(0,), run=tmp_path / "run", progress=progress)
+    assert len(read_trials(tmp_path / "run")) == 9
+    epochs.clear()
+    epochs.append(2)  # so that it is not interrupted again
+    found = greedy(EXHAUSTED, eps=0, seeds=(0,), run=tmp_path / "run", progress=progress)
+    assert epochs[:4] == [2, 2, 1, 2]
+    assert found == greedy(EXHAUSTED, eps=0, seeds=(0,))
+
+
+def test_an_eps_below_zero_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="eps is -1"):
+        greedy(EXHAUSTED, eps=-1, seeds=(0,), run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_fold_or_more_than_a_class_has_is_refused() -> None:
     with pytest.raises(InputError, match="1 folds and 1 seeds"):
         greedy(replace(EXHAUSTED, folds=1), seeds=(0,))

@@ -1,11 +1,11 @@
-"""Jobs: what is trained together, and that an interrupted job is found again as it was."""
+"""Jobs: what is trained together, and that an interrupted job is found again, whole or in parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from subtune_deploy.tuning.jobs import Chunks, plan, planned
+from subtune_deploy.tuning.jobs import Chunks, Job, plan, planned
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.trials import Trial
 
@@ -15,8 +15,8 @@ FORKS = [Fork((n,)) for n in range(1, 7)]
 def by(count: int) -> Chunks:
     """As if so many forks fitted into memory together."""
 
-    def chunks(forks: Sequence[Fork]) -> list[list[Fork]]:
-        return [list(forks[start : start + count]) for start in range(0, len(forks), count)]
+    def chunks(trials: Sequence[Trial]) -> list[list[Trial]]:
+        return [list(trials[start : start + count]) for start in range(0, len(trials), count)]
 
     return chunks
 
@@ -53,7 +53,7 @@ def test_there_are_jobs_for_all_workers_where_there_are_trials_enough() -> None:
     assert plan([], by(100), workers=2) == []
 
 
-def test_an_interrupted_job_is_found_again_whatever_fits_into_memory_now(tmp_path: Path) -> None:
+def test_an_interrupted_job_is_found_again_as_it_was_where_more_fits_into_memory_now(tmp_path: Path) -> None:
     trials = [*map(Trial, FORKS)]
     first, second = planned(tmp_path, trials, by(3), workers=1)
     assert first.keep is not None
@@ -65,15 +65,57 @@ def test_an_interrupted_job_is_found_again_whatever_fits_into_memory_now(tmp_pat
     assert len(again) == 3
 
 
-def test_what_is_kept_of_a_job_that_is_not_wanted_any_more_is_removed(tmp_path: Path) -> None:
+def begun(job: Job, text: str) -> Path:
+    """As if it had been trained for some epochs."""
+    assert job.keep is not None
+    job.keep.write_text(text)
+    return job.keep
+
+
+def kept(jobs: Sequence[Job]) -> list[str | None]:
+    return [job.keep.read_text() if job.keep and job.keep.exists() else None for job in jobs]
+
+
+def test_a_begun_job_that_no_longer_fits_goes_on_in_parts_which_is_said(tmp_path: Path) -> None:
+    trials, said = [*map(Trial, FORKS)], list[str]()
+    one, _ = planned(tmp_path, trials, by(5), workers=1)
+    origin = begun(one, "after epoch 2")
+    again = planned(tmp_path, trials, by(2), workers=1, say=said.append)
+    assert layers([job.trials for job in again]) == [[1, 2], [3, 4], [5], [6]]
+    assert kept(again) == ["after epoch 2"] * 3 + [None]
+    assert said == ["5 forks do not fit into memory together any more: they go on in 3 groups"]
+    assert not origin.exists()
+    assert planned(tmp_path, trials, by(2), workers=1, say=said.append) == again
+    assert len(said) == 1
+
+
+def test_what_another_call_can_go_on_with_stays(tmp_path: Path) -> None:
+    """A call that finds all of its trials done, or wants others, or some of them."""
+    trials = [*map(Trial, FORKS)]
+    one, two = planned(tmp_path, trials, by(3), workers=1)
+    begun(one, "one")
+    begun(two, "two")
+    assert planned(tmp_path, [], by(3), workers=1) == ()
+    planned(tmp_path, [Trial(Fork((7,)))], by(3), workers=1)
+    assert kept(planned(tmp_path, trials[3:], by(3), workers=1)) == ["two"]
+    (part,) = planned(tmp_path, trials[:1], by(3), workers=1)
+    begun(part, "one, an epoch later")
+    again = planned(tmp_path, trials, by(3), workers=1)
+    assert sorted(layers([job.trials for job in again])) == [[1], [2, 3], [4, 5, 6]]
+    assert {job.trials[0]: text for job, text in zip(again, kept(again), strict=True)} == {
+        trials[0]: "one, an epoch later", trials[1]: "one", trials[3]: "two"
+    }  # fmt: skip
+
+
+def test_a_job_goes_on_without_a_trial_that_is_not_wanted_now(tmp_path: Path) -> None:
     trials = [*map(Trial, FORKS)]
     (job,) = planned(tmp_path, trials, by(100), workers=1)
-    assert job.keep is not None
-    job.keep.write_text("after epoch 2")
+    origin = begun(job, "after epoch 2")
     (other,) = planned(tmp_path, trials[:-1], by(100), workers=1)
     assert other.keep != job.keep
-    assert not job.keep.exists()
+    assert not origin.exists()
     assert other.trials == tuple(trials[:-1])
+    assert kept([other]) == ["after epoch 2"]
 
 
 def test_a_plan_that_cannot_be_read_costs_no_more_than_time(tmp_path: Path) -> None:

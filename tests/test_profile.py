@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from tiny_prunable import prunable
 from tiny_studies import QUICK, study
 
 from subtune_deploy.documents import from_document, to_document
 from subtune_deploy.errors import InputError, LayersError
 from subtune_deploy.executors import Here
 from subtune_deploy.spec import Pruning
-from subtune_deploy.tuning.profile import forks_of, profile
+from subtune_deploy.tuning.profile import forks_of, profile, refusals
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.study import run_trials
 from subtune_deploy.tuning.trials import Trial, read_trials
@@ -103,3 +104,16 @@ def test_pruned_forks_have_fewer_parameters() -> None:
     found = profile(study(QUICK), forks_of(4, others=[Fork((2, 3))], prune=[thin]), seeds=(0,))
     assert [row.prune for row in found.rows] == [None, thin]
     assert found.rows[1].parameters < found.rows[0].parameters
+
+
+def test_forks_that_cannot_be_pruned_are_told_by_name_and_reason() -> None:
+    """Block 1 of MobileNetV2 has no expansion: nothing lies inside it."""
+    pytest.importorskip("torch_pruning")
+    tiny = replace(study(), backbone=prunable("mobilenet"))
+    half, little = Pruning(0.5), Pruning(0.1, round_to=64)
+    forks = forks_of(3, (1, 2), prune=[half, little])
+    found = refusals(tiny, forks)
+    assert {fork for fork in found if fork.prune == half} == {Fork((1,), prune=half)}
+    assert "block 1 (features.1) cannot be pruned" in found[Fork((1,), prune=half)].message
+    assert "removes nothing from block 2" in found[Fork((2,), prune=little)].message
+    assert not [fork for fork in found if not fork.prune]

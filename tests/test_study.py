@@ -14,15 +14,18 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_chunks import activation_bytes, alone, weight_bytes
 from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 
 from subtune_deploy.data.dataset import Data, Dataset
-from subtune_deploy.errors import CheckFailed, InputError, LayersError
+from subtune_deploy.errors import CheckFailed, InputError, LayersError, WorkerDied
 from subtune_deploy.executors import Here, open_executor
 from subtune_deploy.executors.cluster import Cluster
 from subtune_deploy.executors.processes import Processes
-from subtune_deploy.tuning.settings import Fork
-from subtune_deploy.tuning.study import Step, Study, _chunks, datasets, run_trials
+from subtune_deploy.executors.remote import outcome
+from subtune_deploy.spec import Pruning
+from subtune_deploy.tuning.settings import Fork, TrainConfig
+from subtune_deploy.tuning.study import Step, Study, _chunks, datasets, run_trials, settings_of
 from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
 
 LONG = replace(QUICK, epochs=60)
@@ -183,6 +186,61 @@ def long_run(run: Path) -> None:
     run_trials(study(LONG), TRIALS[:2], run, Here())
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Stands for whatever ends a process."""
+
+
+def test_a_begun_job_that_fits_into_memory_no_more_goes_on_fork_by_fork(tmp_path: Path) -> None:
+    trials, epochs, said = TRIALS[1:3], list[float](), list[str]()
+
+    def stop(what: str, done: float, total: float) -> None:
+        if (what, done) == ("epochs", 3):
+            raise Interrupted
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+
+    config = replace(QUICK, epochs=4)
+    with pytest.raises(Interrupted):
+        run_trials(study(config), trials, tmp_path, Here(), progress=stop)
+    less = replace(config, memory_bytes=max(alone(study().backbone, trial.fork) for trial in trials))
+    found = run_trials(study(less), trials, tmp_path, Here(), progress=progress, say=said.append)
+    assert epochs == [4, 4]
+    assert said == ["2 forks do not fit into memory together any more: they go on in 2 groups"]
+    assert told(found) == told(run_trials(study(config), trials, None, Here()))
+
+
+class Cramped:
+    """As if no worker lived through a job of more than `most` trials. `sizes`: of jobs that it was given."""
+
+    workers = 1
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sizes = most, list[int]()
+
+    def run(self, function, shared, jobs):
+        for index, job in enumerate(jobs):
+            self.sizes.append(len(job.trials))
+            died = WorkerDied("its worker died 4 times, at last killed", "free memory")
+            yield index, died if len(job.trials) > self.most else outcome(function, shared, job)
+
+
+def test_what_no_worker_lives_through_is_tried_again_in_smaller_jobs(tmp_path: Path) -> None:
+    trials, executor, said = TRIALS[:4], Cramped(1), list[str]()
+    steps: list[Step] = []
+    found = run_trials(study(), trials, tmp_path, executor, say=said.append, told=steps.append)
+    assert executor.sizes == [4, 2, 2, 1, 1, 1, 1]
+    assert told(found) == told(run_trials(study(), trials, None, Here()))
+    assert [(step.done, step.total) for step in steps] == [(done, 4) for done in range(5)]
+    assert said[:2] == [
+        "4 forks were trained together: its worker died 4 times, at last killed",
+        "from here on at most 2 of these train together",
+    ]
+    with pytest.raises(CheckFailed, match=r"4 of 4 trials failed: none seed 0 \(its worker died 4 times"):
+        run_trials(study(), trials, None, Cramped(0))
+
+
 def test_failures_are_told_kept_out_and_tried_again(tmp_path: Path) -> None:
     Image.new("RGB", (12, 12)).save(tmp_path / "last.png")
     good, run = study(), tmp_path / "run"
@@ -241,7 +299,7 @@ def test_forks_share_what_a_worker_can_count_on_whatever_is_free_here() -> None:
         run_trials(study(), TRIALS[:1], None, Cluster(2, cpus=1, gpus=0, memory=200))
     given = study(replace(QUICK, memory_bytes=10_000_000))
     for executor in (Here(), Processes(1000), Cluster(1000, cpus=1, gpus=0, memory=200)):
-        assert _chunks(given, executor)(FORKS) == [list(FORKS)]
+        assert _chunks(given, executor)([*map(Trial, FORKS)]) == [[*map(Trial, FORKS)]]
 
 
 def test_trials_of_another_host_are_taken_and_said(tmp_path: Path) -> None:
@@ -260,6 +318,7 @@ def test_trials_of_another_host_are_taken_and_said(tmp_path: Path) -> None:
         (Trial(FORKS[1], examples=25), InputError, "25"),
         (Trial(FORKS[1], fold=0), InputError, "there is no fold 0 of 0"),
         (Trial(Fork((1, 5))), LayersError, "outside 1..4"),
+        (Trial(Fork((2,), prune=Pruning(0.1))), InputError, "removes nothing from block 2"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(
@@ -268,6 +327,43 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(
     with pytest.raises(kind, match=told):
         run_trials(study(), [TRIALS[0], trial], tmp_path / "run", Here())
     assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("trial", "folds", "size", "batch"),
+    [
+        (Trial(Fork((3,)), examples=12), 0, None, 12),
+        (Trial(Fork((3,)), fold=0), 4, None, 18),
+        (Trial(Fork((3,)), examples=20), 0, 8, 7),
+    ],
+)
+def test_memory_is_reckoned_for_the_batches_that_there_will_be(
+    trial: Trial, folds: int, size: int | None, batch: int
+) -> None:
+    """Of so few pictures as there are, and of nearly equal size: not of 256, or 8, whatever there is."""
+    shared = study(replace(QUICK, batch_size=size), folds)
+    needed = weight_bytes(shared.backbone, trial.fork) + activation_bytes(shared.backbone, trial.fork, batch)
+
+    def trained(memory: int) -> tuple[TrialResult, ...]:
+        config = replace(shared.config, memory_bytes=memory)
+        return run_trials(replace(shared, config=config), [trial], None, Here())
+
+    assert len(trained(needed)) == 1
+    with pytest.raises(InputError, match=f"in batches of {batch}, where"):
+        trained(needed - 1)
+
+
+def test_folds_are_trained_as_the_whole_sample_is() -> None:
+    """By their own number, 804 of 1,005, they would be trained for 50 epochs."""
+    shared, epochs = study(TrainConfig(), folds=5, train=1005), list[float]()
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+
+    (found,) = run_trials(shared, [Trial(Fork(), fold=0)], None, Here(), progress=progress)
+    assert found.trained == 804
+    assert epochs[-1] == settings_of(shared, None).epochs == 10
 
 
 def test_folds_that_a_class_is_too_small_for_are_refused() -> None:

@@ -193,6 +193,17 @@ def test_what_cannot_be_pruned_afterwards_is_refused_before_anything_is_trained(
     assert told == []
 
 
+def test_a_siamese_stream_that_cannot_be_narrowed_afterwards_is_refused_before_anything_is_trained(
+    network: Backbone,
+) -> None:
+    """Its head, which reads the base as well, is there before training only in what a training begins with."""
+    fork = Fork((3, 4), siamese=True, prune=Pruning(0.5, round_to=1, when="after", outer=True))
+    told: list[object] = []
+    with pytest.raises(InputError, match="a Siamese task hands on cannot be thinned after training"):
+        together(network, (Fork(), fork), progress=lambda *event: told.append(event))
+    assert told == []
+
+
 # Failures
 
 

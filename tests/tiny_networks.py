@@ -118,8 +118,9 @@ def lively(module: nn.Module) -> nn.Module:
     """Batch-norm with statistics and scales unlike those of a new layer."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.2)
-            layer.running_var.uniform_(0.5, 1.5)
+            if layer.track_running_stats:
+                layer.running_mean.normal_(0, 0.2)
+                layer.running_var.uniform_(0.5, 1.5)
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, 0, 0.2)
     return module

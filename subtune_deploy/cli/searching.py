@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from .tuning import data_options, read_fork, training_options
 if TYPE_CHECKING:
     from ..tuning.active import Learnt
     from ..tuning.documents import Profile
+    from ..tuning.settings import Fork
+    from ..tuning.study import Study
 
 examples_option = click.option(
     "--examples",
@@ -64,6 +66,7 @@ def profile(
     chosen = forks_of(
         blocks, spanned, pairs=pairs, others=given, siamese=siamese, scratch=scratch, prune=prune
     )
+    chosen = _trainable(study, chosen, given)
     messages.print(f"{len(chosen)} forks, {trainings.count} seeds; what is done is kept in {trainings.run}")
     with running("profile", trainings) as (executor, tick):
         found = train_all(
@@ -71,6 +74,18 @@ def profile(
             executor=executor, told=teller(tick), say=messages.print,
         )  # fmt: skip
     leave(trainings, found, partial(_draw, found, pairs=pairs), profile_table(found), [best_told(found)])
+
+
+def _trainable(study: Study, forks: Sequence[Fork], named: Sequence[Fork]) -> tuple[Fork, ...]:
+    """Without those that cannot be pruned, which are told. Raises InputError for one on blocks that were named."""
+    from ..tuning.profile import refusals
+
+    refused = refusals(study, forks)
+    for fork, error in refused.items():
+        if fork.layers in {each.layers for each in named}:
+            raise error
+        messages.print(f"left out: {fork}: {error.message}")
+    return tuple(fork for fork in forks if fork not in refused)
 
 
 def _draw(profile: Profile, path: Path, *, pairs: bool) -> None:

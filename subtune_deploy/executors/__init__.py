@@ -6,7 +6,7 @@
 
 An outcome is what `function(shared, jobs[index])` returned, or the exception that it raised. A job whose worker
 died (killed, out of memory, its machine gone) is given to another one, RETRIES times; after that its outcome is a
-CheckFailed. Nothing here knows what a job is.
+WorkerDied. Nothing here knows what a job is.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ..errors import CheckFailed
+from ..errors import WorkerDied
 
 S = TypeVar("S")
 J = TypeVar("J")
@@ -72,9 +72,9 @@ class Deaths:
         self.counts[job] += 1
         return self.counts[job] <= RETRIES
 
-    def outcome(self, job: int, last: str) -> CheckFailed:
+    def outcome(self, job: int, last: str) -> WorkerDied:
         """For a job that is given up; `last` says how its last worker died."""
-        return CheckFailed(
+        return WorkerDied(
             f"its worker died {self.counts[job]} times, at last {last}",
             "free memory or give fewer workers, then run again: what is finished is kept",
         )

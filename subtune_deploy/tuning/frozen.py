@@ -42,7 +42,7 @@ def _pairs(backbone: Backbone, network: nn.Module) -> list[tuple[Any, Any]]:
     Around blocks the graph has a batch-norm's parts as nodes of their own.
     """
     blocks = [list(network.get_submodule(block.name).modules()) for block in backbone.blocks]
-    norms = [[part for part in parts if _is_one(part, NORMS)] for parts in blocks]
+    norms = [[part for part in parts if _is_one(part, NORMS) and _is_constant(part)] for parts in blocks]
     watch, found = _watched(backbone, network, list(chain(*norms))), []
     for parts, mine in zip(blocks, norms, strict=True):
         convolutions = {id(part.weight): part for part in parts if _is_one(part, CONVOLUTIONS)}
@@ -54,6 +54,11 @@ def _pairs(backbone: Backbone, network: nn.Module) -> list[tuple[Any, Any]]:
 def _is_one(part: nn.Module, names: Set[str]) -> bool:
     """Exactly of one of these classes."""
     return type(part).__name__ in names and type(part).__module__.startswith(LIBRARIES)
+
+
+def _is_constant(norm: nn.Module) -> bool:
+    """Without statistics of its own it takes those of each batch, in eval mode too."""
+    return norm.running_mean is not None
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -25,10 +25,9 @@ from .budget import Budget
 from .documents import Greedy, LeftOut, Round, Score
 from .profile import about, row
 from .selection import Step, chosen, select
-from .settings import Fork, resolved
+from .settings import Fork
 from .study import Step as Trained
-from .study import Study, run_trials
-from .train import family
+from .study import Study, run_trials, settings_of
 from .trials import Trial, TrialResult
 
 
@@ -60,13 +59,12 @@ def greedy(
         return run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
 
     validate = _CrossValidation(train, study.folds, study.config.seed)
+    steps = select(sorted(budget.parameters), validate, eps, budget.allows)  # refuses eps, so it comes first
     (head,) = validate([frozenset()])
-    steps = select(sorted(budget.parameters), validate, eps, budget.allows)
     fork = Fork(tuple(sorted(chosen(steps))))
     final = row(study.backbone, fork, train([Trial(fork, seed) for seed in seeds]))
-    settings = resolved(study.config, family(study.backbone), len(study.data.train))
     return Greedy(
-        **about(study, source, settings),
+        **about(study, source, settings_of(study, None)),
         examples=examples,
         folds=study.folds,
         eps=eps,

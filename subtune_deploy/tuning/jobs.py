@@ -1,45 +1,48 @@
 """Trials that see the same pictures become jobs: as many together as memory takes, as many jobs as workers.
 
-The plan is kept while it is worked off, so that a job which was interrupted is found again as it was, even if
-memory or workers are others by then.
+The plan is kept while it is worked off, so that a job which was interrupted is found again, even if memory or workers
+are others by then. Of what was kept of it each of its forks can go on by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
+from typing import TypeAlias
 
 from ..errors import InputError
 from ..lines import append_line, read_lines
 from ..records import to_plain, to_record
 from ..staging import replaced_file
-from .settings import Fork
 from .trials import Trial
 
 PLAN = "jobs.jsonl"
 """In a run's cache."""
 
-Chunks = Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]
-"""Forks, in the groups in which they fit into memory together."""
+Group: TypeAlias = tuple[Trial, ...]
+"""Trials that are trained together."""
+Chunks = Callable[[Sequence[Trial]], Sequence[Sequence[Trial]]]
+"""Trials on the same pictures, in the groups in which they fit into memory together."""
 
 
 @dataclass(frozen=True)
 class Job:
     """Trials that are trained together. `keep`: where the training is kept after each epoch."""
 
-    trials: tuple[Trial, ...]
+    trials: Group
     keep: Path | None = None
 
 
-def plan(trials: Iterable[Trial], chunks: Chunks, workers: int) -> list[tuple[Trial, ...]]:
+def plan(trials: Iterable[Trial], chunks: Chunks, workers: int) -> list[Group]:
     """Groups of trials that differ in their forks alone; `workers` of them, where there are trials enough."""
-    alike: dict[tuple[object, ...], dict[Fork, Trial]] = {}
+    alike: dict[tuple[object, ...], dict[Trial, None]] = {}
     for trial in trials:
-        alike.setdefault((trial.seed, trial.examples, trial.fold), {})[trial.fork] = trial
-    groups = [tuple(by[fork] for fork in some) for by in alike.values() for some in chunks(list(by))]
+        alike.setdefault((trial.seed, trial.examples, trial.fold), {})[trial] = None
+    groups = [tuple(some) for same in alike.values() for some in chunks(list(same))]
     while len(groups) < workers and max(map(len, groups), default=0) > 1:
         groups.sort(key=len)  # stable: what comes first stays first among equals
         longest = groups.pop()
@@ -47,29 +50,70 @@ def plan(trials: Iterable[Trial], chunks: Chunks, workers: int) -> list[tuple[Tr
     return groups
 
 
-def planned(cache: Path | None, left: Sequence[Trial], chunks: Chunks, workers: int) -> tuple[Job, ...]:
-    """Jobs for the trials `left`: those begun in folder `cache` before, then new ones. The plan is kept there."""
-    kept = [group for group in _kept(cache) if set(group) <= set(left)]
-    known = {trial for group in kept for trial in group}
-    groups = kept + plan([trial for trial in left if trial not in known], chunks, workers - len(kept))
+def planned(
+    cache: Path | None,
+    left: Sequence[Trial],
+    chunks: Chunks,
+    workers: int,
+    say: Callable[[str], object] = lambda text: None,
+) -> tuple[Job, ...]:
+    """Jobs for the trials `left`: those begun in folder `cache` before, then new ones. The plan is kept there.
+
+    A job that was begun goes on where it was, in groups that fit into memory now, which `say` hears. What of it is
+    not among `left` stays as it is, for another call.
+    """
+    begun, later = _resumed(cache, set(left), chunks, say)
+    known = {trial for group in begun for trial in group}
+    groups = begun + plan([trial for trial in left if trial not in known], chunks, workers - len(begun))
     if cache is not None:
-        _keep(cache, groups)
+        _keep(cache, groups + later)
     return tuple(Job(group, cache and cache / _name(group)) for group in groups)
 
 
-def _kept(cache: Path | None) -> list[tuple[Trial, ...]]:
-    """Those of a plan from before whose training has begun; the others are better planned anew."""
+def _resumed(
+    cache: Path | None, wanted: Set[Trial], chunks: Chunks, say: Callable[[str], object]
+) -> tuple[list[Group], list[Group]]:
+    """(groups that were begun and go on now, those that are left for another call), each with its own file."""
+    going, later = list[Group](), list[Group]()
+    for group, file in _begun(cache).items():
+        now, others = _parted(group, wanted, chunks)
+        if len(now) > 1:
+            many = sum(map(len, now))
+            say(f"{many} forks do not fit into memory together any more: they go on in {len(now)} groups")
+        for part in (*now, *others):
+            if part != group:
+                _copy(file, file.with_name(_name(part)))
+        going, later = going + now, later + others
+    return going, later
+
+
+def _parted(group: Group, wanted: Set[Trial], chunks: Chunks) -> tuple[list[Group], list[Group]]:
+    """(what of a group goes on now, what does not)"""
+    mine = [trial for trial in group if trial in wanted]
+    others = tuple(trial for trial in group if trial not in wanted)
+    return [tuple(part) for part in chunks(mine)] if mine else [], [others] if others else []
+
+
+def _copy(file: Path, to: Path) -> None:
+    with replaced_file(to) as pending:
+        copyfile(file, pending)
+
+
+def _begun(cache: Path | None) -> dict[Group, Path]:
+    """Groups of a plan from before whose training has begun, with what is kept of it; others are planned anew."""
     if cache is None or not (cache / PLAN).is_file():
-        return []
+        return {}
     try:
         documents = [document for _, document in read_lines(cache / PLAN)]
         groups = [tuple(to_record(Trial, each) for each in group["trials"]) for group in documents]  # type: ignore[index]
     except (InputError, TypeError, KeyError):  # of another version: it saves time only
-        return []
-    return [group for group in groups if (cache / _name(group)).is_file()]
+        return {}
+    files = {group: cache / _name(group) for group in groups}
+    return {group: file for group, file in files.items() if file.is_file()}
 
 
-def _keep(cache: Path, groups: Sequence[tuple[Trial, ...]]) -> None:
+def _keep(cache: Path, groups: Sequence[Group]) -> None:
+    """The plan is replaced before files go: one that was copied counts from then on, its origin until then."""
     cache.mkdir(exist_ok=True)
     with replaced_file(cache / PLAN) as pending:
         pending.touch()

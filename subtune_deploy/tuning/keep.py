@@ -1,12 +1,12 @@
 """A training on the disk after each epoch, so that an interrupted one goes on where it was.
 
-kept = open_kept(Path("task.safetensors.partial"), facts(backbone, train, test, config))
+kept = open_kept(Path("task.safetensors.partial"), facts(backbone, train, test, config), ["13-14"])
 kept.states.get("13-14")                           # None, or what Learner.state gave
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,8 +66,8 @@ class Kept:
             self.path.unlink(missing_ok=True)
 
 
-def open_kept(path: Path | None, about: Mapping[str, Any]) -> Kept:
-    """What the file has, if there is one. Raises InputError where it is of another training, or damaged."""
+def open_kept(path: Path | None, about: Mapping[str, Any], forks: Iterable[str]) -> Kept:
+    """What the file, if there is one, has of `forks`. Raises InputError where it is of another training, or damaged."""
     if path is None or not path.exists():
         return Kept(path, about)
     before, states = _read(path)
@@ -76,7 +76,7 @@ def open_kept(path: Path | None, about: Mapping[str, Any]) -> Kept:
             f"{path} keeps a training that was begun differently: {'; '.join(changed)}",
             "do as before to go on with it, or delete it to begin anew",
         )
-    return Kept(path, about, states)
+    return Kept(path, about, {fork: states[fork] for fork in forks if fork in states})
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, State]]:

@@ -21,9 +21,9 @@ from ..records import to_plain
 from ..spec import Pruning
 from ..sweep import candidates
 from .documents import Profile, Row, mean_and_std
-from .settings import Fork, TrainConfig, resolved
-from .study import FREE, Step, Study, run_trials
-from .train import family
+from .settings import Fork, TrainConfig
+from .start import check_fork
+from .study import FREE, Step, Study, run_trials, settings_of
 from .trials import Trial, TrialResult
 
 
@@ -52,7 +52,7 @@ def profile(
     trials = [Trial(fork, seed, examples) for seed in seeds for fork in chosen]
     results = run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
     rows = tuple(row(study.backbone, fork, results) for fork in chosen)
-    settings = resolved(study.config, family(study.backbone), examples or len(study.data.train))
+    settings = settings_of(study, examples)
     return Profile(**about(study, source, settings), examples=examples, seeds=tuple(seeds), rows=rows)
 
 
@@ -87,6 +87,20 @@ def about(study: Study, source: str, settings: TrainConfig) -> dict[str, Any]:
         },
         "settings": {key: value for key, value in to_plain(settings).items() if key not in FREE},
     }
+
+
+def refusals(study: Study, forks: Iterable[Fork]) -> dict[Fork, InputError]:
+    """Why those of `forks` cannot be trained that cannot be: their blocks have nothing to prune, or not so much.
+
+    Raises Unavailable (no torch-pruning).
+    """
+    found: dict[Fork, InputError] = {}
+    for fork in forks:
+        try:
+            check_fork(study.backbone, fork, len(study.data.train.classes))
+        except InputError as error:
+            found[fork] = error
+    return found
 
 
 def forks_of(

@@ -126,6 +126,10 @@ class Resolved(TrainConfig):
     probe_lr: float
     weight_decay: float
 
+    def batches(self, pictures: int) -> int:
+        """How many make an epoch: of nearly equal size, and none of one picture, which would break batch-norm."""
+        return min(math.ceil(pictures / self.batch_size), pictures // 2)
+
 
 def resolved(config: TrainConfig, family: Family, examples: int) -> Resolved:
     """`config` for so many pictures to train on, with the paper's values where it leaves them open."""

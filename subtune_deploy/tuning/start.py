@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,28 @@ def start(backbone: Backbone, fork: Fork, classes: int, seed: int) -> dict[str, 
             _draw_anew(version)
         versions[unit] = version
     return versions
+
+
+def check_fork(backbone: Backbone, fork: Fork, classes: int) -> None:
+    """Begin it, and thin it, as a training would: what cannot be is told before anything is trained.
+
+    Raises LayersError, and what `pruning.prune` does.
+    """
+    layers_of(backbone, fork)
+    if fork.prune is None:
+        return
+    with own_random_state():
+        begun = start(backbone, fork, classes, seed=0)
+    if fork.prune.when == "after":
+        thinned(backbone, fork, begun)
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """The caller's comes back."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 def thinned(backbone: Backbone, fork: Fork, trained: Mapping[str, Version]) -> dict[str, Version]:

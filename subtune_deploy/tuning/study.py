@@ -8,7 +8,7 @@ with open_executor("processes:2") as executor:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -21,15 +21,16 @@ from ..backbone import Backbone
 from ..backends.base import Progress, silent
 from ..data.dataset import Data, Dataset, folds, sample
 from ..environment import describe
-from ..errors import CheckFailed, InputError, SubtuneError, Unavailable
+from ..errors import CheckFailed, InputError, SubtuneError, Unavailable, WorkerDied
 from ..executors import Executor
 from ..executors.travel import packed, unpacked
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
-from .jobs import Job, planned
+from .jobs import Chunks, Job, planned
 from .keep import SIZES, facts
-from .settings import Fork, TrainConfig, resolved
-from .train import TunedTask, family, train_together
+from .settings import Resolved, TrainConfig, resolved
+from .start import check_fork
+from .train import TunedTask, check_data, family, train_together
 from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, read_trials
 
 FREE = ("seed", *SIZES)
@@ -74,6 +75,14 @@ def datasets(study: Study, trial: Trial) -> tuple[Dataset, Dataset]:
     return folds(train, study.folds, trial.seed)[trial.fold]
 
 
+def settings_of(study: Study, examples: int | None) -> Resolved:
+    """How trials on so many `examples` are trained, None: on all pictures.
+
+    Those that hold out a fold are trained alike: what is selected by them is then trained on the whole sample.
+    """
+    return resolved(study.config, family(study.backbone), examples or len(study.data.train))
+
+
 def description(study: Study, kind: str = "trials") -> dict[str, Any]:
     """What must stay the same from one call to the next in a run of this `kind`, see `open_run`."""
     same = facts(study.backbone, study.data.train, study.data.test, study.config)
@@ -100,13 +109,14 @@ def run_trials(
     Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable;
     CheckFailed at the end if some trials failed: they are kept out, and tried again by the next call.
     """
-    _check(study, trials)
+    _check_pictures(study, trials)
     with _folder(study, run) as folder:
         outcomes = _known(folder, trials, say)
         left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
-        jobs = planned(folder and folder / CACHE, left, _chunks(study, executor), executor.workers)
+        _check_forks(study, left)
+        work = _Work(Sent(study, progress), executor, folder and folder / CACHE, say)
         failures: list[TrialResult] = []
-        for step in _steps(Sent(study, progress), jobs, executor, len(outcomes), say):
+        for step in work.steps(left, len(outcomes)):
             if folder is not None:
                 append_trials(folder / LINES, step.results)
             outcomes |= finished(step.results)
@@ -155,13 +165,14 @@ def _train(sent: Sent, job: Job) -> _Ended:
     """One job, wherever it runs."""
     study, said = sent.study, list[str]()
     train, test = datasets(study, job.trials[0])
+    settings = settings_of(study, job.trials[0].examples)
     start = time.monotonic()
     tuned = train_together(
         study.backbone,
         [trial.fork for trial in job.trials],
         train,
         test,
-        replace(study.config, seed=job.trials[0].seed),
+        replace(settings, seed=job.trials[0].seed),
         keep=job.keep if job.keep and job.keep.parent.is_dir() else None,  # not seen from every machine
         progress=sent.progress,
         say=said.append,
@@ -191,18 +202,50 @@ def _host() -> str:
     return ", ".join([f"{host['cpu']}", *gpus])
 
 
-def _steps(
-    sent: Sent, jobs: Sequence[Job], executor: Executor, done: int, say: Callable[[str], object]
-) -> Iterator[Step]:
-    total = done + sum(len(job.trials) for job in jobs)
-    start, ended = time.monotonic(), 0
-    yield Step(done, total)
-    with closing(executor.run(_train, sent, jobs)) as outcomes:
-        for index, outcome in outcomes:
-            results = _results(jobs[index], outcome, say)
-            ended += len(results)
-            left = (time.monotonic() - start) / ended * (total - done - ended)
-            yield Step(done + ended, total, left, results)
+@dataclass(frozen=True)
+class _Work:
+    """How trials become outcomes. `cache`: where the jobs that they are trained in are kept; or none."""
+
+    sent: Sent
+    executor: Executor
+    cache: Path | None
+    say: Callable[[str], object]
+
+    def steps(self, left: Sequence[Trial], done: int) -> Iterator[Step]:
+        """From before the first job on. Raises InputError where a trial does not fit into memory."""
+        jobs = self._planned(left, _chunks(self.sent.study, self.executor))
+        start, ended, total = time.monotonic(), 0, done + len(left)
+        yield Step(done, total)
+        with closing(self._outcomes(jobs)) as outcomes:
+            for job, outcome in outcomes:
+                results = _results(job, outcome, self.say)
+                ended += len(results)
+                seconds = (time.monotonic() - start) / ended * (len(left) - ended)
+                yield Step(done + ended, total, seconds, results)
+
+    def _outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, _Ended | Exception], None, None]:
+        """(job, its outcome), as they end. What no worker lived through is tried again in smaller jobs."""
+        while jobs:
+            died: list[Job] = []
+            with closing(self.executor.run(_train, self.sent, jobs)) as outcomes:
+                for index, outcome in outcomes:
+                    if isinstance(outcome, WorkerDied) and len(jobs[index].trials) > 1:
+                        self.say(f"{len(jobs[index].trials)} forks were trained together: {outcome.message}")
+                        died.append(jobs[index])
+                    else:
+                        yield jobs[index], outcome
+            jobs = self._smaller(died) if died else ()
+
+    def _smaller(self, died: Sequence[Job]) -> tuple[Job, ...]:
+        most = min(len(job.trials) for job in died) // 2
+        self.say(f"from here on at most {most} of these train together")
+        trials = [trial for job in died for trial in job.trials]
+        return self._planned(
+            trials, lambda some: [some[start : start + most] for start in range(0, len(some), most)]
+        )
+
+    def _planned(self, trials: Sequence[Trial], chunks: Chunks) -> tuple[Job, ...]:
+        return planned(self.cache, trials, chunks, self.executor.workers, self.say)
 
 
 def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]) -> tuple[TrialResult, ...]:
@@ -215,18 +258,29 @@ def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]
     return tuple(failed(trial, outcome.message) for trial in job.trials)
 
 
-def _check(study: Study, trials: Sequence[Trial]) -> None:
-    """Whether there are the pictures that trials want; forks are checked where they are grouped."""
+def _check_pictures(study: Study, trials: Sequence[Trial]) -> None:
+    """Whether there are those that trials want."""
     for trial in {(each.seed, each.examples, each.fold): each for each in trials}.values():
-        datasets(study, trial)
+        check_data(*datasets(study, trial))
 
 
-def _chunks(study: Study, executor: Executor) -> Callable[[Sequence[Fork]], Sequence[Sequence[Fork]]]:
-    """Which forks fit together into the memory that is given, or into half of what a worker can count on."""
-    config, backbone = study.config, study.backbone
-    batch = resolved(config, family(backbone), len(study.data.train)).batch_size
-    limit = config.memory_bytes or _free(config.device, executor) // 2
-    return lambda forks: chunks(backbone, forks, batch, limit)
+def _check_forks(study: Study, trials: Sequence[Trial]) -> None:
+    """Trained beside others, one that cannot be made would take them along."""
+    for fork in dict.fromkeys(trial.fork for trial in trials):
+        check_fork(study.backbone, fork, len(study.data.train.classes))
+
+
+def _chunks(study: Study, executor: Executor) -> Chunks:
+    """Which trials on the same pictures fit together into the memory that is given, or half of what a worker has."""
+    limit = study.config.memory_bytes or _free(study.config.device, executor) // 2
+
+    def together(trials: Sequence[Trial]) -> list[list[Trial]]:
+        pictures = len(datasets(study, trials[0])[0])
+        batch = -(-pictures // settings_of(study, trials[0].examples).batches(pictures))
+        by = {trial.fork: trial for trial in trials}
+        return [[by[fork] for fork in some] for some in chunks(study.backbone, list(by), batch, limit)]
+
+    return together
 
 
 def _free(device: str, executor: Executor) -> int:

@@ -11,9 +11,7 @@ is computed once. Each comes out as it does by itself.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +26,6 @@ from ..backends.base import Progress, silent
 from ..data.dataset import Dataset, derived
 from ..errors import CheckFailed, InputError, Unavailable
 from ..memory import ran_out
-from ..pruning import prune
 from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
@@ -36,7 +33,7 @@ from .frozen import frozen
 from .keep import Kept, facts, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved
-from .start import layers_of
+from .start import check_fork, own_random_state
 from .values import Values, values
 
 EVALUATED = 100
@@ -101,18 +98,23 @@ def train_together(
     """Each fork trained on `train` and counted on `test`, all in one pass; in their order.
 
     The backbone is left as it was, and so is the caller's random state. The same seed on the same machine gives the
-    same tasks. The file `keep` has the training after each epoch: a call that was interrupted goes on there, and
-    removes it at its end. Where memory runs out, fewer train at a time, which `say` hears.
+    same tasks. What `config` leaves open is the paper's for so many pictures as `train` has. The file `keep` has the
+    training after each epoch: a call that was interrupted goes on there, and removes it at its end. Where memory runs
+    out, fewer train at a time, which `say` hears.
 
     Raises LayersError, InputError (data; a file `keep` of another training), Unavailable (no GPU), PictureError, and
     what `pruning.prune` does. A fork that diverges is told in its result; the others go on.
     """
     config = config or TrainConfig()
-    _check(backbone, forks, train, test)
-    kept = open_kept(keep, facts(backbone, train, test, config) if keep else {})
+    check_data(train, test)
+    for fork in forks:
+        # One that is thinned before training is refused as it begins, which all do before any is trained.
+        if not fork.prune or fork.prune.when == "after":
+            check_fork(backbone, fork, len(train.classes))
+    kept = open_kept(keep, facts(backbone, train, test, config) if keep else {}, map(str, forks))
     settings = resolved(config, family(backbone), len(train))
     network = frozen(backbone, _device(config.device))
-    with _own_random_state(), torch.enable_grad():
+    with own_random_state(), torch.enable_grad():
         session = _Session(backbone, network, train, test, settings, kept, progress, say)
         tuned = session.trained(tuple(forks))
     kept.remove()
@@ -146,11 +148,8 @@ def _projects(module: nn.Module) -> bool:
     return bool(children & {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear})
 
 
-def _check(backbone: Backbone, forks: Sequence[Fork], train: Dataset, test: Dataset) -> None:
-    for fork in forks:
-        layers = layers_of(backbone, fork)
-        if fork.prune and fork.prune.when == "after":  # what cannot be is told before it is trained
-            prune(backbone, layers, fork.prune)
+def check_data(train: Dataset, test: Dataset) -> None:
+    """Raise InputError for pictures that nothing can be learnt from, or counted on."""
     if len(train) < 2 or len(test) < 1 or train.classes != test.classes:
         raise InputError(
             f"{len(train)} pictures to train on and {len(test)} to test on, of {len(train.classes)} and "
@@ -166,14 +165,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise Unavailable("there is no GPU that PyTorch can use", "give --device cpu")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-@contextmanager
-def _own_random_state() -> Iterator[None]:
-    """The caller's comes back."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 @dataclass(frozen=True)
@@ -250,9 +241,8 @@ class _Session:
             each.end_epoch(len(self.train))
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
-        """Of nearly equal size, and none of one picture, which would break batch-norm."""
         order = torch.Generator().manual_seed(derived(self.settings.seed, "order", epoch))
-        count = min(math.ceil(len(self.train) / self.settings.batch_size), len(self.train) // 2)
+        count = self.settings.batches(len(self.train))
         return torch.randperm(len(self.train), generator=order).tensor_split(count)
 
     @cached_property
