@@ -37,12 +37,12 @@ from subtune_deploy.backbone import Backbone
 from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.errors import ParityError
-from subtune_deploy.export import GRAPH, LONE_GRAPH, export, save_onnx
+from subtune_deploy.export import export, save_onnx
 from subtune_deploy.measure import Several
 from subtune_deploy.parity import References, relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.references import compute_references, sample_pictures
-from subtune_deploy.spec import BASE
+from subtune_deploy.spec import BASE, GRAPH, LONE_GRAPH
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
 

@@ -24,12 +24,14 @@ from .errors import ModelError
 from .folding import fold_batch_norms
 from .multitask import lower
 from .plan import Plan, make_plan
-from .spec import BASE, GRAPH, INPUT, LONE
+from .spec import BASE, GRAPH, INPUT, LONE, LONE_GRAPH
 from .tasks import Task, tuned_blocks
 from .tracing import example
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; a larger graph keeps its weights beside it
-LONE_GRAPH, PROGRAM = "base.onnx", "program.pt2"
+PROGRAM = "program.pt2"
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where PyTorch's exporter says which modules a node comes from."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,6 @@ def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int 
     assert program.exported_program is not None
     model = program.model
     fold_batch_norms(model.graph)
-    _tidy_names(model.graph)
     lone = _only(model.clone(), {-1: BASE})
     graph = _only(model, dict(enumerate(plan.tasks)))
     graph.metadata_props.update(_metadata(backbone, tasks, plan))
@@ -121,6 +122,8 @@ def _only(model: ir.Model, outputs: dict[int, str]) -> ir.Model:
     common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
     _name_batch(model.graph)
+    _forget(model)
+    _name(model.graph)
     return model
 
 
@@ -132,20 +135,62 @@ def _name_batch(graph: ir.Graph) -> None:
             value.shape = ir.Shape([batch, *value.shape[1:]])
 
 
-def _tidy_names(graph: ir.Graph) -> None:
-    """Nodes are named after the unit and version they belong to; the exporter's diaries are dropped."""
+def _name(graph: ir.Graph) -> None:
+    """By what a graph is alone: a backbone that computes the same is the same file whatever was exported beside it.
+
+    Nodes are named after the unit and version they belong to, values after nodes; weights come in the order of their
+    use.
+    """
     taken: dict[str, int] = {}
     for node in graph:
-        scopes = json.loads(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]").replace("'", '"'))
-        scope = scopes[-2] if len(scopes) > 1 else ""
+        scope = _module(node)
         name = f"{scope}/{node.op_type}" if scope else node.op_type
         taken[name] = taken.get(name, 0) + 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
         node.metadata_props.clear()
-    for name in [name for name in graph.initializers if name.endswith(".weight_bias")]:
-        better = name.removesuffix("weight_bias") + "bias"  # batch-norm folded into a convolution
-        if better not in graph.initializers:
-            graph.initializers[name].name = better
+        for index, value in enumerate(node.outputs):
+            if not value.is_graph_output():
+                value.name = f"value/{node.name}" + (f".{index}" if index else "")
+    _name_weights(graph)
+
+
+def _module(node: ir.Node) -> str:
+    """Of its weight, else of its call: a convolution that took in a batch-norm is one still. "" for neither."""
+    weights = [str(value.name) for value in node.inputs if value is not None and value.is_initializer()]
+    if owner := next((name.rpartition(".")[0] for name in weights if "." in name), ""):
+        return owner
+    scopes = json.loads(node.metadata_props.get(SCOPES, "[]").replace("'", '"'))
+    return scopes[-2] if len(scopes) > 1 else ""
+
+
+def _name_weights(graph: ir.Graph) -> None:
+    """A bias that comes from a batch-norm is called one; what has no name in the network is numbered."""
+    used = dict.fromkeys(
+        value for node in graph for value in node.inputs if value is not None and value.is_initializer()
+    )
+    named = set(graph.initializers)
+    graph.initializers.clear()
+    for number, value in enumerate(used):
+        better = str(value.name).replace(".weight_bias", ".bias")
+        if "." not in better:
+            value.name = f"constant/{number}"
+        elif better not in named:
+            value.name = better
+        graph.register_initializer(value)
+
+
+def _forget(model: ir.Model) -> None:
+    """The exporter's diaries, which tell of what was exported beside it."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    values = [*model.graph.initializers.values(), *(value for node in model.graph for value in node.outputs)]
+    for each in (*values, *(value.const_value for value in values), *model.graph):
+        if each is not None:
+            each.doc_string = None
+    for value in values:
+        value.metadata_props.clear()
+        if value.const_value is not None:
+            value.const_value.metadata_props.clear()
 
 
 def _metadata(backbone: Backbone, tasks: Sequence[Task], plan: Plan) -> dict[str, str]:

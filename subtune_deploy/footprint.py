@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ class Footprint:
     engine_bytes: int
     peak_rss_bytes: int | None
     start_rss_bytes: int | None
+
+
+Look = Callable[[Path, str, str], Footprint]
+"""As `footprint`."""
 
 
 def footprint(bundle: Path, target: str, role: str) -> Footprint:

@@ -11,8 +11,8 @@ from .errors import InputError, LayersError, TaskError, did_you_mean
 BASE = "base"
 """Name of the deployed task: its version of every weight, its stream and its output."""
 
-GRAPH = "graph.onnx"
-"""In a bundle: the graph that answers every task."""
+GRAPH, LONE_GRAPH = "graph.onnx", "base.onnx"
+"""In a bundle: the graph that answers every task, and the backbone alone."""
 
 INPUT = "input"
 """Name of the one input of every graph."""

@@ -15,6 +15,7 @@ from typing import Any
 from .backbone import Backbone, identity
 from .backends import get_backend
 from .backends.base import Target
+from .bases import Bases
 from .build import BuildOptions, build
 from .bundle import Bundle, open_bundle
 from .compiling import compile_bundle
@@ -115,6 +116,8 @@ class Step:
 
 
 Job = tuple[Candidate, Target]
+BASES = "base"
+"""In the cache: the backbone's own engines."""
 LONGEST = 100
 """Letters in the name of a candidate's folder, before what tells longer ones apart."""
 
@@ -154,23 +157,33 @@ def sweep(
     *,
     told: Callable[[Step], None] = lambda step: None,
     progress: Progress | None = None,
+    bases: Bases | None = None,
 ) -> tuple[Result, ...]:
     """Measure what the run has not measured yet; the results of `chosen` on `targets`, in their order.
 
     `told` hears when work on a candidate begins and ends. One that fails is told, left out, and tried again by
-    the next call. Raises InputError as `open_run` does; Unavailable; CheckFailed at the end if some failed.
+    the next call. `bases`: the caller's, for several calls; else this one's, in the run's cache. Raises InputError
+    as `open_run` does; Unavailable; CheckFailed at the end if some failed.
     """
     options, targets = options or SweepOptions(), _distinct(targets)
     chosen = tuple(dict.fromkeys(canonical(backbone, each.forks) for each in chosen))
     for target in targets:
         get_backend(target.backend)  # told before the first candidate is built
+        if target.precision == "int8":
+            raise InputError(
+                f"{target.name} is in int8, for which a sweep has no pictures to calibrate with",
+                "sweep in another precision; compile takes --calibration",
+            )
     jobs = [(candidate, target) for candidate in chosen for target in targets]
     with open_run(run, _description(backbone, targets, options)):
         finished = _finished(backbone, run)
         left = [(each, target) for each, target in jobs if (each, target.name) not in finished]
         failed = []
         sources = any(target.backend == "torch" for target in targets)
-        for step in _Work(backbone, run, options, sources, progress).steps(left, len(jobs)):
+        work = _Work(
+            backbone, run, options, sources, progress, bases or Bases(run / CACHE / BASES), bases is None
+        )
+        for step in work.steps(left, len(jobs)):
             told(step)
             if isinstance(step.outcome, Result):
                 finished[step.candidate, step.target] = step.outcome
@@ -191,6 +204,8 @@ class _Work:
     options: SweepOptions
     sources: bool
     progress: Progress | None
+    bases: Bases
+    own: bool
 
     def steps(self, left: Sequence[Job], total: int) -> Iterable[Step]:
         self._tidy(left)
@@ -214,9 +229,11 @@ class _Work:
     def _measured(self, candidate: Candidate, target: Target) -> Result:
         bundle = self._bundle(candidate)
         if target.name not in bundle.manifest.engines:
-            bundle = compile_bundle(bundle, target)
-        options = self.options
-        result = time_bundle(bundle, target.name, options.protocol, hot=options.hot, progress=self.progress)
+            bundle = compile_bundle(bundle, target, make=self.bases.maker(bundle))
+        options, look = self.options, self.bases.looker(bundle)
+        result = time_bundle(
+            bundle, target.name, options.protocol, hot=options.hot, progress=self.progress, look=look
+        )
         append_result(self.run / LINES, result)
         return result
 
@@ -237,6 +254,7 @@ class _Work:
     def _tidy(self, left: Sequence[Job]) -> None:
         """The cache holds only what is still needed; a killed process may have left more."""
         needed = {self._folder(candidate) for candidate, _ in left}
+        needed |= {self.bases.folder} if left or not self.own else set()
         for folder in (self.run / CACHE).glob("*"):
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)

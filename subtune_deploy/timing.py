@@ -12,7 +12,7 @@ from .bundle import Bundle
 from .conditions import noise_warnings, watch
 from .environment import describe
 from .errors import CheckFailed, SubtuneError
-from .footprint import engine_bytes, footprint
+from .footprint import Look, engine_bytes, footprint
 from .manifest import Manifest
 from .measure import ADAPTIVE, Measurement, Progress, Protocol, fresh_batches, measure
 from .results import Result, Timing
@@ -28,11 +28,12 @@ def time_bundle(
     *,
     hot: bool = False,
     progress: Progress | None = None,
+    look: Look = footprint,
 ) -> Result:
     """Latency of the engine for `target`, and what it adds to the base alone, as the protocol says.
 
-    `hot`: the flattered number, see `measure`. Raises BundleError, Unavailable, CheckFailed
-    for an engine that fails.
+    `hot`: the flattered number, see `measure`. `look`: at the memory of a role's engine. Raises BundleError,
+    Unavailable, CheckFailed for an engine that fails.
     """
     manifest, host, started = bundle.manifest, describe(), datetime.now(timezone.utc)
     engines = {role: load_engine(bundle, target, role) for role in reversed(ROLES)}
@@ -42,7 +43,7 @@ def time_bundle(
     warnings = noise_warnings(host, measured.samples["base"], seen.conditions)
     if not measured.settled:
         warnings.append(_unsettled(protocol))
-    timings = {role: _timing(measured, bundle, target, role, warnings) for role in ROLES}
+    timings = {role: _timing(measured, bundle, target, role, warnings, look) for role in ROLES}
     device = measured.device
     return Result(
         **_identity(manifest, target),
@@ -86,11 +87,13 @@ def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
     }
 
 
-def _timing(measured: Measurement, bundle: Bundle, target: str, role: str, warnings: list[str]) -> Timing:
+def _timing(
+    measured: Measurement, bundle: Bundle, target: str, role: str, warnings: list[str], look: Look
+) -> Timing:
     samples, interval = measured.samples[role], measured.interval(role)
     memory = None
     try:
-        memory = footprint(bundle.path, target, role).peak_rss_bytes
+        memory = look(bundle.path, target, role).peak_rss_bytes
     except CheckFailed as error:  # latencies need not be measured again for that
         warnings.append(f"memory of {role} was not measured: {error.message}")
     return Timing(

@@ -16,7 +16,7 @@ ORDER = (  # noqa: SIM905
     "probing backbone attention widths heads versions channels prunable pruning diff tasks plan packing work costs "
     "layouts grouped multitask folding export backends targets cost_model calibrated stats pareto joint environment "
     "memory conditions measure calibration bias_correction quantization precision manifest bundle parity references "
-    "runtime footprint results result_tables latency_model fitting predictor timing proof compiling "
+    "runtime footprint bases results result_tables latency_model fitting predictor timing proof compiling "
     "pack sources build racing plan_search archive signing triton graft ship run_folder sweep calibrating data "
     "executors tuning tradeoff choice breakdown report_words report_points report goal optimize demo_tables demo cli"
 ).split()
@@ -24,8 +24,8 @@ ORDER = (  # noqa: SIM905
 TORCH_FREE = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures topology plan packing work backends targets "
     "cost_model calibrated stats pareto joint environment memory conditions measure calibration "
-    "bias_correction quantization precision manifest bundle parity runtime footprint results result_tables fitting "
-    "latency_model timing proof compiling racing pack archive signing triton run_folder"
+    "bias_correction quantization precision manifest bundle parity runtime footprint bases results result_tables "
+    "fitting latency_model timing proof compiling racing pack archive signing triton run_folder"
 ).split()
 
 TUNING = (  # noqa: SIM905

@@ -115,6 +115,19 @@ def test_the_base_alone_is_the_backbone_and_nothing_else(network: Backbone, fold
     assert_answers(network, [], folder / "base.onnx", 2)
 
 
+def test_the_base_alone_is_the_same_file_whatever_was_exported_beside_it(
+    network: Backbone, tasks: list[Task], tmp_path: Path
+) -> None:
+    """Also where its own streams are packed with others, and where no weight of it is shared."""
+    everything = candidate_task(network, "all", range(1, 6), seed=9)
+    ways = {"both": (tasks, "always"), "one": (tasks[:1], "never"), "all": ([everything], "always")}
+    for name, (some, merge) in ways.items():
+        (tmp_path / name).mkdir()
+        exported(network, some, batch=1, merge=merge).save(tmp_path / name)
+    assert len({(tmp_path / name / "base.onnx").read_bytes() for name in ways}) == 1
+    assert len({(tmp_path / name / "graph.onnx").read_bytes() for name in ways}) == 3
+
+
 def test_unmerged_the_base_answers_bit_for_bit_as_alone(
     network: Backbone, tasks: list[Task], tmp_path: Path
 ) -> None:

@@ -281,7 +281,7 @@ def test_a_target_given_twice_is_measured_once_and_two_of_one_name_are_refused(
 
 def test_bad_spans_forks_and_counts_are_refused_before_anything_is_made(place: Path, tmp_path: Path) -> None:
     bad = ("--span 0", "--span 3-2", "--span 5", "--span x", "--layers 9", "--tasks 0", "--tasks 1,,2", "--tasks many",
-           "--tasks ²", "--target abacus", "--prune 1", "--prune-norm l2",
+           "--tasks ²", "--target abacus", "--target cpu-int8", "--prune 1", "--prune-norm l2",
            "--prune 0.5 --prune-norm l3", "--protocol paper --seconds 5")  # fmt: skip
     for arguments in bad:
         ran = swept(place, tmp_path / "run", *arguments.split())
