@@ -200,17 +200,25 @@ def _cells(found: Score) -> list[str]:
 
 
 def _text(notes: Sequence[str]) -> str:
-    first = next(read_results(SWEEPS / name)[0] for name in NETWORKS if (SWEEPS / name / RUN).is_file())
-    libraries = first.host["libraries"]
+    firsts = {name: read_results(SWEEPS / name)[0] for name in NETWORKS if (SWEEPS / name / RUN).is_file()}
+    hosts: dict[str, list[str]] = {}
+    for name, first in firsts.items():
+        hosts.setdefault(_host(first), []).append(name)
+    where = "; ".join(f"{', '.join(names)} on {host}" for host, names in hosts.items())
     return (
-        f"`python benchmarks/predictions.py`, {first.host['cores']} cores of {first.host['cpu']}, onnxruntime "
-        f"{libraries.get('onnxruntime')}, openvino {libraries.get('openvino')}, batch 1, "
-        f"{first.protocol.seconds:g} s for each graph and its base. Latency is off by so much of itself on average, "
+        f"`python benchmarks/predictions.py`: {where}; batch 1, {first.protocol.seconds:g} s for each graph and its "
+        "base. Latency is off by so much of itself on average, "
         "added latency in the median; the rank is Spearman's; an interval is of two deviations. "
         f"All but the {MEASURED} that were learnt from are predicted; the paper's formula covers one task on "
         'consecutive blocks alone. "Measured again": the same forks built, loaded and timed once more.\n\n'
         "Learnt from:\n\n" + "".join(f"- {note}\n" for note in notes) + "\n"
     )
+
+
+def _host(result: Result) -> str:
+    libraries = result.host["libraries"]
+    versions = ", ".join(f"{name} {libraries.get(name)}" for name in ("onnxruntime", "openvino"))
+    return f"{result.host['cores']} cores of {result.host['cpu']} ({versions})"
 
 
 if __name__ == "__main__":

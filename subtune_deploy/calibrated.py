@@ -24,7 +24,7 @@ from .work import Cost, Use, Work, unpacked
 
 RATES = ((0.6, 0.5), (0.2, 0.3), (0.1, 0.2), (0.1, 0.2))
 """Prior mean and deviation of the base's share of time that is due to multiply-adds, activations, weights, launches."""
-OWN = 0.5
+OWN = 0.4
 """Prior deviation of what a kind of block has of its own, relative to what its costs make likely."""
 SPREAD = 0.015
 """Deviation, as a share of the ratio, by which it differs from one build and load of a graph to the next, whatever its
@@ -91,11 +91,14 @@ class Calibrated:
         return self._conditioned(features, ratio, noise)
 
     def most_telling(self, candidates: Sequence[Works], among: Sequence[int] | None = None) -> int:
-        """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together."""
+        """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together.
+
+        Variance is relative to what each takes, as errors are: else the dearest graphs would be all that counts.
+        """
         features = np.stack([self.features(works) for works in candidates])
-        common = features @ self.covariance @ features.T
-        noise = SPREAD * (features @ self.mean)  # if it comes out as it is predicted now
-        gains = (common**2).sum(axis=1) / (np.diag(common) + noise**2)
+        common, ratios = features @ self.covariance @ features.T, features @ self.mean
+        noise = SPREAD * ratios  # if it comes out as it is predicted now
+        gains = ((common / ratios) ** 2).sum(axis=1) / (np.diag(common) + noise**2)
         return max(range(len(candidates)) if among is None else among, key=lambda index: float(gains[index]))
 
     def features(self, works: Works) -> Vector:

@@ -71,7 +71,7 @@ def test_the_order_of_measurements_is_of_no_importance(model: Calibrated) -> Non
 
 
 def test_the_most_telling_measurement_is_that_of_brute_force(model: Calibrated) -> None:
-    """Each tried as if it came out as predicted."""
+    """Each tried as if it came out as predicted; what is left counts relative to what a graph takes."""
     all_of_them = [candidate(*blocks) for blocks in FORKS]
     before = [model.predict(each).ratio for each in all_of_them]
 
@@ -82,7 +82,9 @@ def test_the_most_telling_measurement_is_that_of_brute_force(model: Calibrated) 
 
     def left(index: int) -> float:
         learnt = model.learn(all_of_them[index], before[index], 0.0)
-        return sum(variance(learnt, each) for each in all_of_them)
+        return sum(
+            variance(learnt, each) / ratio**2 for each, ratio in zip(all_of_them, before, strict=True)
+        )
 
     assert model.most_telling(all_of_them) == min(range(len(FORKS)), key=left)
     assert model.most_telling(all_of_them, [1, 2]) == min([1, 2], key=left)
