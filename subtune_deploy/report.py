@@ -111,15 +111,17 @@ def make_document(
     results: Sequence[Result],
     profile: Profile | None = None,
     counted: Breakdown | str = "it was not asked for",
-    predicted: Predicted | None = None,
+    predicted: Sequence[Predicted] = (),
 ) -> dict[str, Any]:
     """What the page shows, as JSON has it. `counted`: what graphs ask of a machine, or why that is not known: of
-    the results, then of what is `predicted`.
+    the results, then of what is `predicted`, on these targets or on others.
 
     Raises InputError as `matched` does, and for numbers outside their intervals.
     """
     found = matched(results, profile)
     places = list(dict.fromkeys((each.target, each.batch) for each in results))
+    of_predicted = [_place(each.target, places) for each in predicted]
+    places += [place for place in dict.fromkeys(of_predicted) if place not in places]
     lines = list(dict.fromkeys(line for each in results for line in each.warnings))
     points = [
         measured_point(each, accuracy) | {
@@ -128,8 +130,8 @@ def make_document(
         }
         for each, accuracy in zip(results, found, strict=True)
     ]  # fmt: skip
-    if predicted:
-        points += predicted_points(predicted, profile, [name for name, _ in places])
+    for each, place in zip(predicted, of_predicted, strict=True):
+        points += predicted_points(each, profile, places.index(place))
     for index, point in enumerate(points):
         point["cost"] = None if isinstance(counted, str) else counted.which[index]
     return {
@@ -137,13 +139,13 @@ def make_document(
         "model": results[0].model,
         "input": list(results[0].input_shape),
         "title": title(results),
-        "targets": [_target(place, results) for place in places],
+        "targets": [_target(place, results, predicted) for place in places],
         "stages": _stages(profile, counted, results),
         "accuracy": _reference(profile) if profile else None,
         "warnings": lines,
         "costs": {"missing": counted} if isinstance(counted, str) else _costs(counted),
         "notes": notes(results, profile, found, counted if isinstance(counted, str) else None)
-        + ([{"title": "Predicted", "lines": [f"By {predicted.model}."]}] if predicted else []),
+        + ([{"title": "Predicted", "lines": [each.model for each in predicted]}] if predicted else []),
         "points": points,
     }
 
@@ -162,14 +164,24 @@ def matched(results: Sequence[Result], profile: Profile | None) -> list[Interval
     return found
 
 
-def _target(place: tuple[str, int | None], results: Sequence[Result]) -> dict[str, Any]:
+Place = tuple[str, int | None]
+"""A target and a batch."""
+
+
+def _place(target: str, measured: Sequence[Place]) -> Place:
+    """Predictions are of one picture at a time: beside what was measured so, or by themselves."""
+    return next((each for each in measured if each in ((target, 1), (target, None))), (target, 1))
+
+
+def _target(place: Place, results: Sequence[Result], predicted: Sequence[Predicted]) -> dict[str, Any]:
     mine = [each for each in results if (each.target, each.batch) == place]
+    precision = mine[0].precision if mine else next(e.precision for e in predicted if e.target == place[0])
     return {
         "name": place[0],
-        "label": label(mine[0], results),
+        "label": label(mine[0], results) if mine else place[0],
         "batch": place[1] or 1,
-        "width": BYTES.get(mine[0].precision, 4),
-        "facts": target_facts(mine),
+        "width": BYTES.get(precision, 4),
+        "facts": target_facts(mine) if mine else ["Nothing on it was measured for this page."],
     }
 
 

@@ -6,23 +6,26 @@ measured_point(result, accuracy)               # {"fork": "13-14", "added": [0.2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backends.base import Target
+from .cost_model import machine_of, plan_times, total
+from .environment import differences
 from .errors import InputError
 from .latency_model import Anchor, LatencyModel, anchor
-from .pareto import check_interval
+from .pareto import check_added, check_interval
 from .results import Result
 from .spec import format_forks
-from .stats import Interval
+from .stats import Interval, Ratio
 from .tradeoff import accuracies, predictable
-from .tuning.documents import Profile
+from .tuning.documents import Profile, Row
 
 if TYPE_CHECKING:
-    from .predictor import Predictor
+    from .predictor import Costing, Predictor
 
 STATUSES = ("measured", "predicted", "not run on hardware")
 """Where a point's latency comes from."""
@@ -34,50 +37,93 @@ REACH = 95.0
 
 @dataclass(frozen=True)
 class Predicted:
-    """Graphs that were not measured on `target`, whose base alone takes `base_seconds`; by what `model`, in words."""
+    """Graphs that were not measured on `target`, whose base alone takes `base_seconds`; by what `model`, in words.
+
+    `precision`: of its engines. `status`: predicted from measurements there, or not run on hardware.
+    """
 
     target: str
     base_seconds: float
     anchors: tuple[Anchor, ...]
     model: str
+    precision: str = "fp32"
+    status: str = STATUSES[1]
 
 
 def predictions(
-    profile: Profile, results: Sequence[Result], predictor: Predictor, found: LatencyModel
+    profile: Profile,
+    results: Sequence[Result],
+    predictor: Predictor,
+    found: LatencyModel,
+    *,
+    across: bool = False,
 ) -> Predicted:
-    """Forks of the profile that were not measured on the target of `found`, as many tasks and classes as were."""
-    measured = [anchor(each) for each in results if each.target == found.target.name]
-    known = {(each.forks, each.prune, each.head) for each in measured}
-    wanted = [
-        replace(predictor, classes=classes).predicted(row.layers, count, row.prune)
-        for count, classes in dict.fromkeys((len(each.forks), each.head) for each in measured)
-        for row in predictable(profile)
-        if ((row.layers,) * count, row.prune, classes) not in known
-    ]
-    return Predicted(found.target.name, found.base_seconds, tuple(wanted), str(found))
+    """Forks of the profile that were not measured on the target of `found`, as many tasks and classes as were.
 
-
-def predicted_points(
-    predicted: Predicted, profile: Profile | None, targets: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Without samples. Raises InputError where none of the `targets` is theirs."""
-    if predicted.target not in targets:
+    Raises InputError where the target was measured on another host than that of `found`, unless `across`.
+    """
+    target = found.target
+    here = next((each for each in results if each.target == target.name), None)
+    if here and not across and (other := differences(here.host, found.host)):
         raise InputError(
-            f"the calibration is of target {predicted.target}, the runs of {', '.join(dict.fromkeys(targets))}",
-            "give runs of that target too",
+            f"the runs on {target.name} and its calibration are of two hosts or versions: {'; '.join(other)}",
+            "give a calibration of that host, or --across",
         )
+    wanted = tuple(
+        replace(predictor, classes=classes).predicted(row.layers, count, row.prune)
+        for row, count, classes in _wanted(profile, results, target.name)
+    )
+    return Predicted(target.name, found.base_seconds, wanted, f"By {found}.", target.precision)
+
+
+def from_datasheet(
+    profile: Profile, results: Sequence[Result], costing: Costing, target: Target
+) -> Predicted:
+    """The same for a device that is not here, by the paper's overlap with peak rates; how far off that is nobody knows.
+
+    Raises InputError where the recipe has no datasheet.
+    """
+    machine = machine_of(target)
+    base = total(plan_times(costing.base, machine))
+
+    def graph(row: Row, count: int, classes: int | None) -> Anchor:
+        works = costing.works([row.layers] * count, row.prune, classes)
+        ratio = Ratio(total(plan_times(works, machine)) / base, -math.inf, math.inf)
+        heads = (classes,) * count if classes else ()
+        return Anchor((row.layers,) * count, ratio, prune=row.prune, classes=heads)
+
+    wanted = tuple(graph(*each) for each in _wanted(profile, results, target.name))
+    told = f"{target.name}: calculated from its datasheet; nothing was run on such a device, and no interval is known."
+    return Predicted(target.name, base, wanted, told, target.precision, STATUSES[2])
+
+
+def _wanted(
+    profile: Profile, results: Sequence[Result], target: str
+) -> Iterator[tuple[Row, int, int | None]]:
+    """Forks of the profile, with as many tasks and classes as were measured on the target, or else on others."""
+    here = [anchor(each) for each in results if each.target == target]
+    known = {(each.forks, each.prune, each.head) for each in here}
+    ways = dict.fromkeys((len(each.forks), each.head) for each in here or map(anchor, results))
+    for count, classes in ways:
+        for row in predictable(profile):
+            if ((row.layers,) * count, row.prune, classes) not in known:
+                yield row, count, classes
+
+
+def predicted_points(predicted: Predicted, profile: Profile | None, place: int) -> list[dict[str, Any]]:
+    """Without samples; `place`: index of the target."""
     found = accuracies(profile, predicted.anchors) if profile else [None] * len(predicted.anchors)
     base = _milliseconds(predicted.base_seconds)
     return [
         _graph(each, accuracy) | {
-            "status": STATUSES[1],
+            "status": predicted.status,
             "base": [base, None, None, None],
             "graph": [_milliseconds(predicted.base_seconds * part) for part in astuple(each.ratio)] + [None],
             "samples": None,
             "rounds": 0,
             "settled": True,
             "started": "",
-            "target": targets.index(predicted.target),
+            "target": place,
             "warnings": [],
         }
         for each, accuracy in zip(predicted.anchors, found, strict=True)
@@ -87,6 +133,7 @@ def predicted_points(
 def _graph(each: Anchor, accuracy: Interval | None) -> dict[str, Any]:
     """What is known of a graph, measured or predicted."""
     check_interval(each.fork, "added latency", each.added)
+    check_added(each.fork, each.added)
     if accuracy:
         check_interval(each.fork, "accuracy", accuracy)
     return {

@@ -22,10 +22,10 @@ from tiny_results import HOST, result
 from subtune_deploy.backbone import trace
 from subtune_deploy.breakdown import backbone_of, breakdown
 from subtune_deploy.documents import write_document
-from subtune_deploy.predictor import Costing
 from subtune_deploy.errors import InputError
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.models import load_model
+from subtune_deploy.predictor import Costing
 from subtune_deploy.report import PARTS, SCRIPTS, gather, make_document, page, write_page
 from subtune_deploy.report_points import Predicted, histogram
 from subtune_deploy.results import Result, append_result
@@ -243,7 +243,7 @@ def test_the_breakdown_is_what_cost_counts() -> None:
     assert [point["cost"] for point in document["points"]] == [0, 1, 0]
     assert document["stages"]["of"] == [0, 0, 1, 1, 2, 2, 3, 3]
     with pytest.raises(InputError, match="outside"):
-        breakdown(backbone, [anchor(result(layers=(12,), model="resnet18"))])
+        breakdown(costing.backbone, [anchor(result(layers=(12,), model="resnet18"))])
 
 
 def test_a_missing_breakdown_says_why(tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ def test_the_page_does_without_pytorch(tmp_path: Path) -> None:
 def test_predicted_graphs_stand_beside_the_measured_ones() -> None:
     results = tiny_report.run()[1:]
     first = Anchor(((1,),), Ratio(1.5, 1.4, 1.6))
-    predicted = Predicted("cpu", 0.02, (first,), "cpu (onnxruntime, fp32), fitted to 8 measurements")
-    document = make_document(results, tiny_report.trained(), predicted=predicted)
+    predicted = Predicted("cpu", 0.02, (first,), "By cpu (onnxruntime, fp32), fitted to 8 measurements.")
+    document = make_document(results, tiny_report.trained(), predicted=[predicted])
     point = document["points"][-1]
     assert (point["fork"], point["status"], point["samples"]) == ("1", "predicted", None)
     assert point["added"] == pytest.approx([0.5, 0.4, 0.6])
@@ -321,5 +321,10 @@ def test_predicted_graphs_stand_beside_the_measured_ones() -> None:
     assert point["graph"] == [pytest.approx(30), pytest.approx(28), pytest.approx(32), None]
     assert point["accuracy"] is not None
     assert document["notes"][-1]["lines"] == ["By cpu (onnxruntime, fp32), fitted to 8 measurements."]
-    with pytest.raises(InputError, match="of target rtx, the runs of cpu"):
-        make_document(results, tiny_report.trained(), predicted=replace(predicted, target="rtx"))
+    elsewhere = make_document(results, tiny_report.trained(), predicted=[replace(predicted, target="rtx")])
+    assert elsewhere["points"][-1]["target"] == 1
+    assert [each["label"] for each in elsewhere["targets"]] == ["cpu", "rtx"]
+    assert elsewhere["targets"][1]["facts"] == ["Nothing on it was measured for this page."]
+    batches = [replace(each, batch=8) for each in results]
+    mixed = make_document([*batches, *results], tiny_report.trained(), predicted=[predicted])
+    assert mixed["points"][-1]["target"] == 1  # one picture at a time, as it was predicted

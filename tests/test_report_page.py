@@ -378,8 +378,8 @@ def test_a_point_whose_interval_has_no_end(opened: Open, two_targets: dict[str, 
 
 
 def test_a_predicted_point_has_no_samples_and_says_so(opened: Open) -> None:
-    predicted = Predicted("cpu", 0.01, (Anchor(((1,),), Ratio(1.5, 1.4, 1.6)),), "a model")
-    shown = opened(make_document(tiny_report.run()[1:], tiny_report.trained(), predicted=predicted))
+    predicted = Predicted("cpu", 0.01, (Anchor(((1,),), Ratio(1.5, 1.4, 1.6)),), "By a model.")
+    shown = opened(make_document(tiny_report.run()[1:], tiny_report.trained(), predicted=[predicted]))
     shown.locator("#points tbody button", has_text="1").filter(has_not_text="-").press("Enter")
     told = shown.locator("#details").inner_text()
     assert "There are no samples of this point." in told

@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..sweep import Candidate
 
+across_option = click.option(
+    "--across", is_flag=True, help="Although --calibration is of another host or versions."
+)
+
 calibration_options = options(
     click.option(
         "--calibration", type=click.Path(path_type=Path), metavar="FILE", help="What calibrate left: predict."
     ),
-    click.option("--across", is_flag=True, help="Although --calibration is of another host or versions."),
+    across_option,
 )
 """Latencies that are predicted."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import InputError, SubtuneError
-from .calibrating import calibration_options
+from .calibrating import across_option
 from .common import bar, messages, status
 
 if TYPE_CHECKING:
@@ -38,7 +38,22 @@ if TYPE_CHECKING:
 @click.option(
     "--model", metavar="MODEL", help="The network, where its name in RUN is a function of your own."
 )
-@calibration_options
+@click.option(
+    "--calibration",
+    "calibrations",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What calibrate left: predict the profile's other forks; repeatable.",
+)
+@across_option
+@click.option(
+    "--datasheet",
+    "datasheets",
+    multiple=True,
+    metavar="NAME",
+    help="A recipe with datasheet numbers: calculate the profile's forks for that device; repeatable.",
+)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The page: .html."
 )
@@ -49,46 +64,58 @@ def report(
     tasks: int | None,
     classes: int | None,
     model: str | None,
-    calibration: Path | None,
+    calibrations: tuple[Path, ...],
     across: bool,
+    datasheets: tuple[str, ...],
     output: Path,
 ) -> None:
     """One HTML file to choose a fork in: accuracy against added latency, limits, samples, what each block costs.
 
     RUN is a sweep's folder, a .jsonl file or a benched bundle; several are of one model and input size. The file
-    needs no network. With --calibration, forks of the profile that were not measured are predicted.
+    needs no network. With --calibration, forks of the profile that were not measured are predicted; with
+    --datasheet, they are calculated for a device that is not here, and marked so.
     """
     from ..latency_model import anchor
     from ..report import gather, make_document, matched, write_page
+    from ..run_folder import check_blocks
     from ..tradeoff import head_of
     from ..tuning.documents import read_profile
 
     profile = read_profile(document) if document else None
     classes = classes or (head_of(profile) if profile else None)
     results = gather(runs, target=target, tasks=tasks, classes=classes)
+    if profile:
+        for run in runs:
+            check_blocks(run, profile.blocks, "the profile")
     matched(results, profile)  # bad input is told before anything is counted
-    backbone, missing = _backbone(results, model)
-    anchors, predicted = [anchor(each) for each in results], None
-    if calibration:
-        predicted = _predicted(calibration, backbone, missing, across, results, profile)
-        anchors += predicted.anchors
+    backbone, missing = _backbone(runs, results, model)
+    predicted = []
+    if calibrations or datasheets:
+        predicted = _predicted(calibrations, datasheets, backbone, missing, across, results, profile)
+    anchors = [*map(anchor, results), *(each for some in predicted for each in some.anchors)]
     if missing:
         messages.print(f"no breakdown by block: {missing}")
     made = make_document(results, profile, _counted(backbone, anchors) if backbone else missing, predicted)
     write_page(output, made)
     targets = ", ".join(target["label"] for target in made["targets"])
     count = f"{len(results)} measured point{'s' if len(results) > 1 else ''}"
-    more = f" and {len(predicted.anchors)} predicted" if predicted else ""
+    more = "".join(f", {len(each.anchors)} {each.status}" for each in predicted)
     click.echo(f"{output}: {count}{more} on {targets}")
 
 
-def _backbone(results: Sequence[Result], model: str | None) -> tuple[Backbone | None, str]:
+def _backbone(
+    runs: Sequence[Path], results: Sequence[Result], model: str | None
+) -> tuple[Backbone | None, str]:
     """The network, or why it cannot be had: the page is of use without."""
     try:
         from ..breakdown import backbone_of
+        from ..run_folder import check_blocks
 
         with status(f"reading {results[0].model}"), redirect_stdout(sys.stderr):
-            return backbone_of(results[0], model), ""
+            backbone = backbone_of(results[0], model)
+        for run in runs:
+            check_blocks(run, [block.name for block in backbone.blocks], f"{backbone.name} by itself")
+        return backbone, ""
     except SubtuneError as error:
         return None, f"{error.message} ({error.hint})"
     except ModuleNotFoundError as error:
@@ -108,20 +135,29 @@ def _counted(backbone: Backbone, anchors: Sequence[Anchor]) -> Breakdown | str:
 
 
 def _predicted(
-    calibration: Path, backbone: Backbone | None, missing: str, across: bool, results: Sequence[Result],
-    profile: Profile | None,
-) -> Predicted:  # fmt: skip
+    calibrations: Sequence[Path], datasheets: Sequence[str], backbone: Backbone | None, missing: str, across: bool,
+    results: Sequence[Result], profile: Profile | None,
+) -> list[Predicted]:  # fmt: skip
     """Forks of the profile that were not measured, for as many tasks as those that were."""
     from ..calibrating import read_calibration
-    from ..report_points import predictions
+    from ..predictor import Costing
+    from ..report_points import from_datasheet, predictions
+    from ..targets import load_target
 
     if backbone is None or profile is None:
         why = missing or "without --accuracy no fork is asked for"
         raise InputError(
-            f"nothing can be predicted: {why}", "give --accuracy and --model, or no --calibration"
+            f"nothing can be predicted: {why}",
+            "give --accuracy and --model, or no --calibration and --datasheet",
         )
-    predictor, found = read_calibration(calibration, backbone, across=across)
-    return predictions(profile, results, predictor, found)
+    fitted = (read_calibration(file, backbone, across=True) for file in calibrations)
+    found = [predictions(profile, results, *each, across=across) for each in fitted]
+    costing = Costing(backbone)
+    found += [from_datasheet(profile, results, costing, load_target(name)) for name in datasheets]
+    names = [each.target for each in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"target {twice.pop()} is predicted twice", "give one --calibration for each target")
+    return found
 
 
 COMMANDS = (report,)

@@ -32,7 +32,7 @@ function facts(data, point) {
   const rows = [
     ['Blocks', blocks],
     data.accuracy && ['Accuracy', point.accuracy ? withInterval(point.accuracy) : 'not trained'],
-    ['Added latency', withInterval(point.added, '+')],
+    ['Added latency', addedBy(point)],
     ['Base alone', spanned(point.base)],
     [`With ${plural(point.tasks, 'task')}`, spanned(point.graph)],
     point.samples && ['99th percentile', `${milliseconds(point.base[3])} and ${milliseconds(point.graph[3])}`],
@@ -64,7 +64,7 @@ function elsewhere(data, point) {
   if (found.length < 2) return [];
   const rows = found.map((each) => make('tr', { class: each === point ? 'chosen' : null },
     make('th', { scope: 'row', class: 'words', text: data.targets[each.target].label }),
-    make('td', { text: withInterval(each.added, '+') }),
+    make('td', { text: addedBy(each) }),
     make('td', { text: milliseconds(each.base[0]) }),
     make('td', { text: milliseconds(each.graph[0]) })));
   const head = ['Target', 'Added', 'Base', 'Graph'].map((text) => make('th', { scope: 'col', text }));

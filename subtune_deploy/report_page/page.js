@@ -98,7 +98,7 @@ function chosenText(data, point) {
 function phrase(data, point) {
   const times = `${milliseconds(point.graph[0])} instead of ${milliseconds(point.base[0])}`;
   const right = point.accuracy ? `accuracy ${withInterval(point.accuracy)}, ` : '';
-  return `${right}added latency ${withInterval(point.added, '+')}, ${times}`;
+  return `${right}added latency ${addedBy(point)}, ${times}`;
 }
 
 function sentence(data, point) {
@@ -163,7 +163,7 @@ function pointColumns(data) {
   const told = (point) => (point.accuracy ? withInterval(point.accuracy) : '\u2013');
   const columns = [
     { label: 'Fork', words: true, value: (point) => point.fork, text: (point) => point.fork },
-    { label: 'Added', value: (point) => point.added[0], text: (point) => withInterval(point.added, '+') },
+    { label: 'Added', value: (point) => point.added[0], text: addedBy },
     { label: 'Accuracy', value: (point) => point.accuracy && point.accuracy[0], text: told },
     { label: 'Base', narrow: true, value: (point) => point.base[0], text: (point) => milliseconds(point.base[0]) },
     { label: 'Graph', narrow: true, value: (point) => point.graph[0], text: (point) => milliseconds(point.graph[0]) },
@@ -199,7 +199,7 @@ function sideColumns(data) {
 function ratio(point) {
   const [value, low, high] = point.added;
   const half = low === null || high === null ? '?' : Math.max(high - value, value - low).toFixed(3);
-  return `${(1 + value).toFixed(3)} ± ${half}`;
+  return `${about(point)}${(1 + value).toFixed(3)} ± ${half}`;
 }
 
 function bothTimes(point) {
@@ -213,6 +213,7 @@ function writeNotes(data) {
     ? ['No point is predicted, and none is of a target that was not run.']
     : [
         `${statuses(data)}.`,
+        'Numbers behind \u2248 were not measured.',
         'Predicted latencies come from a model, and their intervals are the model\u2019s.',
         'What was not run on hardware is a calculation.',
       ];

@@ -17,6 +17,15 @@ function withInterval([value, low, high], sign = '') {
   return `${sign && value >= 0 ? sign : ''}${told} ± ${half}${WIDE}%`;
 }
 
+// The added latency of a point, with a sign before what was not measured.
+function addedBy(point) {
+  return `${about(point)}${withInterval(point.added, '+')}`;
+}
+
+function about(point) {
+  return point.status === 'measured' ? '' : `\u2248${WIDE}`;
+}
+
 function milliseconds(value) {
   if (value === null || value === undefined) return '\u2013';
   const digits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 0.1 ? 2 : 4;
