@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from . import joint
-from .joint import EQUAL, BudgetError, Floor, Forks, Multiset, Option, Price, Together, choose_together, multiset
+from .errors import CheckFailed
+from .joint import (
+    EQUAL,
+    BudgetError,
+    Floor,
+    Forks,
+    Multiset,
+    Option,
+    Price,
+    Together,
+    choose_together,
+    multiset,
+)
 from .latency_model import Anchor, Predict
 from .pareto import Point, choose, likely, undecided
 from .spec import Pruning
@@ -24,7 +36,8 @@ from .tuning.documents import Profile
 class Choice:
     """`lacking`: forks of the profile without a latency. `confirmed`: what had to be measured first, in order.
 
-    `left`: the fork that was to be measured next when no more was allowed, None where that did not happen.
+    `left`: the fork that was to be measured next when no more was allowed, None where that did not happen. `failed`:
+    forks that could not be measured, and why; they are left out.
     """
 
     points: tuple[Point, ...]
@@ -32,6 +45,7 @@ class Choice:
     lacking: tuple[str, ...]
     confirmed: tuple[Anchor, ...] = ()
     left: str | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 Measure = Callable[[tuple[int, ...], Pruning | None], tuple[Anchor, Predict]]
@@ -49,26 +63,34 @@ def decide(
     most: int = sys.maxsize,
 ) -> Choice:
     """As `pareto.choose` chooses. With `measure`, predicted forks that could change the choice are measured first, as
-    many as `most`, and beyond that what is chosen.
+    many as `most`, and beyond that what is chosen. One of which `measure` raises CheckFailed is not chosen.
 
-    Raises what `choose`, `join` and `measure` do.
+    Raises what `choose` and `join` do, and what else `measure` does.
     """
     limits = {"max_added": max_added, "min_accuracy": min_accuracy}
     rows = {row.fork: (row.layers, row.prune) for row in profile.rows}
-    known, confirmed, left = list(measured), list[Anchor](), None
+    known, confirmed, left, failed = list(measured), list[Anchor](), None, dict[str, str]()
     points, lacking = join(profile, known, predict)
     while measure is not None and (point := undecided(points, **limits)) is not None:
         if len(confirmed) >= most:
             left, point = point.fork, likely(points, **limits)
             if not point.predicted:
                 break
-        found, predict = measure(*rows[point.fork])
-        known.append(found)
-        confirmed.append(found)
+        try:
+            found, predict = measure(*rows[point.fork])
+            known.append(found)
+            confirmed.append(found)
+        except CheckFailed as error:
+            failed[point.fork] = error.message
+            profile = _without(profile, point.fork)
         points, lacking = join(profile, known, predict)
     else:
         left = None
-    return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed), left)
+    return Choice(tuple(points), choose(points, **limits), lacking, tuple(confirmed), left, failed)
+
+
+def _without(profile: Profile, fork: str) -> Profile:
+    return replace(profile, rows=tuple(row for row in profile.rows if row.fork != fork))
 
 
 @dataclass(frozen=True)
@@ -98,14 +120,15 @@ def settle(
 ) -> Settled:
     """What `choose_together` finds is measured, and chosen again, until the best has been measured.
 
-    A set costs what was measured of it, now or as `known`, or else `price`, which may have learnt meanwhile; one that is
-    predicted to exceed `max_added` is not looked at. No more than `most` are measured now; then the best of those, or
-    else the best by predictions. Raises what `choose_together` and `measure` do.
+    A set costs what was measured of it, now or as `known`, or else `price`, which may have learnt meanwhile; one that
+    is predicted to exceed `max_added` is not looked at. No more than `most` are measured now; then the best of those,
+    or else the best by predictions. Raises what `choose_together` and `measure` do.
     """
     measured, within, new, found = dict(known or {}), list[joint.Choice](), list[Anchor](), None
 
     def costs(forks: Forks) -> float:
-        known = measured.get(multiset(forks))
+        whole = len(forks) == len(tasks)  # a part must not cost more than its bounds allow for
+        known = measured.get(multiset(forks)) if whole else None
         return price(forks) if known is None else known.added.value
 
     while True:

@@ -117,10 +117,10 @@ def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
     A predicted point matters if it would be chosen were it as cheap as its interval allows and all other predicted
     ones as dear; without limits, if it would then be on the front. What is likely to be chosen comes first; then,
     within a limit of latency, the most accurate, else the cheapest: if it holds what is predicted of it, the others
-    need not be measured. Raises what `choose` does where not even the cheapest values keep the limits.
+    need not be measured. Raises what `choose` does of the points where not even the cheapest values keep the limits.
     """
     cheap, dear = ([_at(each, place) for each in points] for place in ("low", "high"))
-    choose(cheap, **limits)
+    likely(points, **limits)
     open_ones = [
         point
         for index, point in enumerate(points)
@@ -138,12 +138,15 @@ def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
 def likely(points: Sequence[Point], **limits: float | None) -> Point:
     """As `choose`; where no value keeps the limits, what it chooses of points as cheap as their intervals allow.
 
-    Raises what it does where that keeps them neither.
+    Raises what `choose` does of the points where those keep them neither.
     """
     try:
         return choose(points, **limits)
-    except InputError:
-        chosen = choose([_at(each, "low") for each in points], **limits)
+    except InputError as error:
+        try:
+            chosen = choose([_at(each, "low") for each in points], **limits)
+        except InputError:
+            raise error from None
         return next(each for each in points if each.fork == chosen.fork)
 
 
@@ -173,9 +176,20 @@ def check_interval(fork: str, what: str, each: Interval) -> None:
         )
 
 
+def check_added(fork: str, each: Interval) -> None:
+    """Raise InputError where so much less than the base's latency leaves none."""
+    if each.value <= -1:
+        raise InputError(
+            f"fork {fork} adds {each.value:.0%} of the base's latency",
+            "measure it again: a ratio of two times is above 0",
+        )
+
+
 def _check(points: Sequence[Point]) -> None:
     if not points:
         raise InputError("there is no fork to choose from", "give forks with both accuracy and latency")
     for point in points:
         check_interval(point.fork, "accuracy", point.accuracy)
         check_interval(point.fork, "added latency", point.added)
+        if not point.predicted:  # a prediction may be as vague as it likes
+            check_added(point.fork, point.added)

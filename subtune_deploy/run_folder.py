@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from .bundle import open_bundle
 from .environment import differences
 from .errors import InputError
 from .lines import drop_torn_line
+from .manifest import MANIFEST
 from .results import LINES
 from .staging import PREFIX, replaced_file
 
@@ -52,6 +54,25 @@ def open_run(run: Path, description: Mapping[str, Any], lines: str = LINES) -> I
         raise InputError(
             f"{run} is in use by another process", "wait until it is done, or give another folder"
         ) from error
+
+
+def blocks_of(run: Path) -> tuple[str, ...] | None:
+    """Names of the blocks that forks of a run's results are counted in; None where its files do not tell."""
+    if (run / MANIFEST).is_file():
+        return tuple(block.name for block in open_bundle(run).manifest.blocks)
+    blocks = _read(run / RUN).get("blocks") if (run / RUN).is_file() else None
+    return tuple(map(str, blocks)) if isinstance(blocks, list) else None
+
+
+def check_blocks(run: Path, blocks: Sequence[str], whose: str) -> None:
+    """Raise InputError where the results of `run` count other blocks than `blocks`, which are those of `whose`."""
+    mine = blocks_of(run)
+    if mine is not None and mine != tuple(blocks):
+        told = " has {} blocks, {} to {}".format
+        raise InputError(
+            f"{run}{told(len(mine), mine[0], mine[-1])}; {whose}{told(len(blocks), blocks[0], blocks[-1])}",
+            "a fork of one is none of the other: give both of one --blocks",
+        )
 
 
 def _check_kind(run: Path) -> None:

@@ -16,6 +16,7 @@ from .errors import InputError
 from .latency_model import Anchor, Predict, anchor
 from .pareto import Point, front
 from .results import Result, check_comparable, nearest_heads, of_target, read_results
+from .run_folder import check_blocks
 from .stats import NORMAL, Interval, mean_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
@@ -31,6 +32,9 @@ from .tuning.drawing import (
 )
 from .tuning.settings import Fork
 
+HEAD = "0.5"
+"""Colour of the head alone."""
+
 Key = tuple[tuple[int, ...], str]
 """What tells forks apart: the blocks, and how they were made thinner."""
 
@@ -41,6 +45,7 @@ def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None
     Of each fork, with heads of the number of classes that comes nearest to the profile's. Raises InputError where there
     are none, or they are of another model, input or of several targets.
     """
+    check_blocks(run, profile.blocks, "the profile")
     found = [each for each in read_results(run) if each.tasks == tasks]
     if not found:
         on = f" on {target}" if target else ""
@@ -100,11 +105,12 @@ def join(
     for which, row in _plain_rows(profile).items():
         if which in timed:
             points.append(Point(row.fork, _accuracy(row, profile), timed[which].added))
-        elif predict is not None and _of_blocks(row):
+        elif predict is not None:
             added = predict(row.layers, row.prune)
             points.append(Point(row.fork, _accuracy(row, profile), added, predicted=True))
         else:
             lacking.append(row.fork)
+    lacking += [row.fork for row in profile.rows if _plain(row) and not _of_blocks(row)]
     if not points:
         raise InputError(
             "no fork was both trained and timed", "profile and sweep the same forks, as with --span 1"
@@ -126,11 +132,12 @@ def head_alone(profile: Profile) -> Interval | None:
 
 def predictable(profile: Profile) -> list[Row]:
     """Forks whose latency follows from their blocks."""
-    return [row for row in _plain_rows(profile).values() if _of_blocks(row)]
+    return [*_plain_rows(profile).values()]
 
 
 def _plain_rows(profile: Profile) -> dict[Key, Row]:
-    return {(row.layers, str(row.prune or "")): row for row in profile.rows if _plain(row) and row.layers}
+    rows = [row for row in profile.rows if _plain(row) and _of_blocks(row)]
+    return {(row.layers, str(row.prune or "")): row for row in rows}
 
 
 def _key(measured: Anchor) -> Key | None:
@@ -144,7 +151,7 @@ def _plain(row: Row) -> bool:
 
 
 def _of_blocks(row: Row) -> bool:
-    """Full fine-tuning tunes more than blocks."""
+    """Full fine-tuning tunes more than blocks: a fork of all of them leaves the stem as it is."""
     return not row.fork.startswith("all")
 
 
@@ -153,7 +160,7 @@ def candidates(profile: Profile) -> tuple[dict[Fork, Interval], tuple[str, ...]]
 
     These are Siamese heads, blocks begun anew and, since it tunes more than blocks, full fine-tuning.
     """
-    rows = [row for row in profile.rows if _plain(row) and _of_blocks(row)]
+    rows = predictable(profile)
     found = {Fork(row.layers, prune=row.prune): _accuracy(row, profile) for row in rows}
     if not found:
         raise InputError(
@@ -201,13 +208,16 @@ def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen:
     """Accuracy by added latency, a fork in the colour of the stage where it begins; the front as a line (figure 7)."""
     first = {row.fork: row.layers[0] for row in profile.rows if row.layers}
     place_of = stages(profile.shapes)
+
+    def paint(point: Point) -> str:
+        return colour(place_of[first[point.fork] - 1]) if point.fork in first else HEAD
+
     with drawn(path, size=(6.6, 4.4)) as (figure, ((place,),)):
         for point in points:
-            stage = place_of[first[point.fork] - 1]
             place.errorbar(
                 point.added.value, point.accuracy.value,
-                xerr=_arms(point.added), yerr=_arms(point.accuracy), color=colour(stage), marker=MARKERS[0],
-                markersize=4.5, elinewidth=0.6, markerfacecolor="white" if point.predicted else colour(stage),
+                xerr=_arms(point.added), yerr=_arms(point.accuracy), color=paint(point), marker=MARKERS[0],
+                markersize=4.5, elinewidth=0.6, markerfacecolor="white" if point.predicted else paint(point),
             )  # fmt: skip
         best = front(points)
         place.plot([p.added.value for p in best], [p.accuracy.value for p in best], color="0.3", zorder=0)
@@ -230,6 +240,10 @@ def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen:
             key(name, colour(i), marker="o", linestyle="")
             for i, name in enumerate(stage_names(profile.shapes))
         ]
+        if any(point.fork not in first for point in points):
+            handles.append(key("the head alone", HEAD, marker="o", linestyle=""))
+        if any(point.predicted for point in points):
+            handles.append(key("predicted", "0.3", marker="o", linestyle="", markerfacecolor="white"))
         handles.append(key("not dominated", "0.3"))
         if chosen:
             handles.append(key(f"chosen: {chosen.fork}", "black", marker="*", markersize=9, linestyle=""))

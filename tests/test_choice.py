@@ -13,7 +13,7 @@ from tiny_documents import profile, row
 from tiny_results import result
 
 from subtune_deploy.choice import Choice, Settled, decide, settle
-from subtune_deploy.errors import InputError
+from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.joint import Forks, Option, multiset
 from subtune_deploy.latency_model import Anchor, anchor
 from subtune_deploy.pareto import front
@@ -190,3 +190,29 @@ def test_what_was_measured_before_is_not_measured_again() -> None:
     before = {multiset(("0.1",)): timed((1,), 0.5), multiset(("0.0",)): timed((1,), 0.2)}
     found = tasks.settled(0.25, known=before)
     assert (found.best.forks, found.measured, tasks.measured) == (("0.0",), before[multiset(("0.0",))], [])
+
+
+def test_a_fork_that_cannot_be_measured_is_left_out_and_told() -> None:
+    rows, true = [row((n,), (accuracy,)) for n, accuracy in ((1, 0.9), (2, 0.8))], {(1,): 0.2, (2,): 0.3}
+
+    def predict(layers: tuple[int, ...], prune: object) -> Interval:
+        return Interval(true[layers], 0.1, 0.4)
+
+    def measure(layers: tuple[int, ...], prune: object) -> tuple[Anchor, Callable[..., Interval]]:
+        if layers == (1,):
+            raise CheckFailed("1 of 1 failed: 1 on cpu (parity)", "sweep again")
+        return timed(layers, true[layers]), predict
+
+    choice = decide(profile(*rows), [], predict, measure, max_added=0.35)
+    assert (choice.chosen.fork, choice.chosen.predicted) == ("2", False)
+    assert choice.failed == {"1": "1 of 1 failed: 1 on cpu (parity)"}
+    assert [point.fork for point in choice.points] == ["2"]
+
+
+def test_what_was_measured_of_a_part_bounds_no_set() -> None:
+    """Alone the fork took more than it was told to; two of them take what was told."""
+    tasks = Tasks([[(0.5, 0.1, 0.0)], [(0.5, 0.1, 0.0)]])
+    before = {multiset(("0.0",)): timed((1,), 0.28)}
+    found = tasks.settled(0.25, known=before, floor=lambda fork: 0.1)
+    assert found.best.added == pytest.approx(0.2)
+    assert found.together.exact

@@ -64,6 +64,19 @@ def test_pruned_forks_are_told_from_ten_of_them_where_multiply_adds_are_not(targ
     assert held_out["calibrated"]["added"] < 0.04 < 0.2 < held_out["multiply-adds"]["added"]
 
 
+def test_one_result_that_was_held_out_has_no_rank(tmp_path: Path) -> None:
+    for layers, added in (((7, 8), 0.3), ((2,), 0.9)):
+        each = result(added, layers=layers, model="resnet18", input_shape=(3, 64, 64))
+        append_result(tmp_path / "two.jsonl", each)
+    asked = ("cost", "--model", "resnet18", "--input-size", "3x64x64", "--layers", "8", "--run")
+    document = cli(*asked, tmp_path / "two.jsonl", "--json").document
+    assert document["held_out"]["calibrated"]["rank"] is None
+    ran = cli(*asked, tmp_path / "two.jsonl")
+    assert ran.status == 0
+    assert "1 measurement that was held out" in ran.out
+    assert "rank" not in ran.out
+
+
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     other, two, line = tmp_path / "other.jsonl", tmp_path / "two.jsonl", "not JSON\n{}\n"
     append_result(other, result(0.2))
@@ -81,6 +94,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         ("--layers", "7-8", "--run", str(tmp_path / "none")): "holds no results",
         ("--layers", "7-8", "--target", "cpu"): "no datasheet number",
         ("--layers", "7-8", "--target", "abacus"): "abacus",
+        ("--layers", "7-8", "--run", str(two), "--calibration", str(two)): "both of --run and --calibration",
         ("--layers", "9"): "9",
         ("--layers", "7-8", "--measurements", "0"): "0",
         ("--layers", "7-8", "--prune", "1"): "1",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from subtune_deploy.errors import InputError
-from subtune_deploy.pareto import Point, choose, dominates, front, knee, open_rivals
+from subtune_deploy.pareto import Point, choose, dominates, front, knee, open_rivals, undecided
 from subtune_deploy.stats import Interval
 
 
@@ -128,3 +130,18 @@ def test_a_number_outside_its_interval_is_refused(bad: float) -> None:
         front([*POINTS, broken])
     with pytest.raises(InputError, match="no fork to choose from"):
         choose([])
+
+
+def test_where_no_prediction_may_keep_the_limit_the_nearest_is_told_by_its_value() -> None:
+    vague = [replace(point("4", 0.9, 0.05, slack=0.03), predicted=True)]
+    with pytest.raises(InputError, match=r"the cheapest, 4, adds 5\.0%"):
+        undecided(vague, max_added=0.01)
+    assert undecided(vague, max_added=0.04) == vague[0]
+
+
+def test_what_was_measured_takes_time_and_what_is_predicted_may_be_vague() -> None:
+    nothing = point("4", 0.9, -1.5, slack=0.1)
+    with pytest.raises(InputError, match="fork 4 adds -150%"):
+        front([nothing])
+    vague = replace(point("4", 0.9, 0.1, slack=1.5), predicted=True)
+    assert undecided([vague], max_added=0.2) == vague

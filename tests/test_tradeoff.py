@@ -18,7 +18,7 @@ from subtune_deploy.latency_model import anchor
 from subtune_deploy.pareto import choose
 from subtune_deploy.results import Result, append_result
 from subtune_deploy.spec import Pruning
-from subtune_deploy.stats import mean_interval
+from subtune_deploy.stats import Interval, mean_interval
 from subtune_deploy.tradeoff import draw_tradeoff, join, latencies, told
 
 THIN = Pruning(0.5)
@@ -65,7 +65,7 @@ def pareto(files: Path, *arguments: object):
 def test_forks_with_both_are_joined_and_the_others_named() -> None:
     points, lacking = join(PROFILE, ANCHORS)
     assert [point.fork for point in points] == ["1", "2", "3", "4", f"4 {THIN}"]
-    assert lacking == ("3-4",)
+    assert lacking == ("none", "3-4")
     three = points[2]
     assert three.accuracy.value == pytest.approx(0.95)
     assert three.accuracy.low == pytest.approx(mean_interval((0.95, 0.96, 0.94)).low)
@@ -84,7 +84,7 @@ def test_the_command_tells_front_knee_and_choice(files: Path) -> None:
     assert ran.status == 0, ran.err
     assert ran.out.splitlines()[-1] == "chosen: 4, accuracy 93.0%, added latency 10.0%"
     assert ran.row("3")[1:] == ["95.0", "±", "2.5", "%", "+20.0", "±", "1.0", "%"]
-    assert "not timed, and left out: 3-4" in ran.err
+    assert "not timed, and left out: the head alone, 3-4" in ran.err
     assert "1 is beaten" not in ran.err
     cheap = pareto(files, "--min-accuracy", "90%", "--json").document
     assert cheap["chosen"]["fork"] == f"4 {THIN}"
@@ -156,6 +156,8 @@ def test_bad_input_is_one_line(files: Path) -> None:
     (files / "nan.jsonl").write_text(
         json.dumps(line | {"ratio": dict.fromkeys(line["ratio"], float("nan"))}) + "\n"
     )
+    negative = {"value": -0.5, "low": -0.6, "high": -0.4}
+    (files / "negative.jsonl").write_text(json.dumps(line | {"ratio": negative}) + "\n")
     (files / "text.json").write_text(json.dumps({"schema": 1}))
     for arguments, says in {
         ("--max-added", "1%"): "no fork adds at most 1.0%",
@@ -165,6 +167,7 @@ def test_bad_input_is_one_line(files: Path) -> None:
         ("--accuracy", str(files / "text.json")): "text.json",
         ("--latency", str(files / "none")): "holds no results",
         ("--latency", str(files / "nan.jsonl")): "nan",
+        ("--latency", str(files / "negative.jsonl")): "fork 1 adds -150% of the base's latency",
         ("--picture", "x.txt"): "x.txt",
         ("--tasks", "0"): "0",
     }.items():
@@ -173,3 +176,39 @@ def test_bad_input_is_one_line(files: Path) -> None:
         assert says in ran.err, ran.err
         assert len(ran.err.splitlines()) <= 3
         assert "hint: " in ran.err
+
+
+def test_the_head_alone_is_a_fork_like_any_other(files: Path) -> None:
+    """It is the cheapest, and of this profile good enough."""
+    head = timed(0.01, layers=())
+    points, lacking = join(PROFILE, [*ANCHORS, anchor(head)])
+    assert (points[0].fork, lacking) == ("none", ("3-4",))
+    assert choose(points, min_accuracy=0.9).fork == "none"
+    append_result(files / "results.jsonl", head)
+    ran = pareto(files, "--min-accuracy", "90%", "--picture", files / "head.svg")
+    assert ran.out.splitlines()[-1] == "chosen: none, accuracy 91.0%, added latency 1.0%"
+    assert "<!-- the head alone -->" in (files / "head.svg").read_text()
+    found, _ = join(PROFILE, [], lambda layers, prune: Interval(len(layers) / 10, 0.0, 0.5))
+    assert {point.fork: point.added.value for point in found}["none"] == 0
+
+
+def test_full_fine_tuning_is_not_timed_by_a_fork_of_all_blocks() -> None:
+    everything, blocks = row((1, 2, 3, 4), (0.99, 0.99, 0.98), fork="all"), row((1, 2, 3, 4))
+    timed_all = [anchor(timed(0.9, layers=(1, 2, 3, 4)))]
+    for rows in ((everything, blocks), (blocks, everything)):
+        points, lacking = join(profile(*rows), timed_all)
+        assert ([point.fork for point in points], lacking) == (["1-4"], ("all",))
+        assert points[0].accuracy.value == pytest.approx(0.91)
+
+
+def test_a_run_of_other_blocks_is_refused(tmp_path: Path) -> None:
+    """Block 1 of one division is not block 1 of another."""
+    for name, blocks in (("same", list(PROFILE.blocks)), ("other", ["blocks.0", "blocks.2"])):
+        (tmp_path / name).mkdir()
+        described = {"schema": 1, "host": {}, "targets": {}, "blocks": blocks}
+        (tmp_path / name / "run.json").write_text(json.dumps(described))
+        append_result(tmp_path / name / "results.jsonl", RESULTS[0])
+    assert len(latencies(tmp_path / "same", PROFILE)) == 1
+    told = "other has 2 blocks, blocks.0 to blocks.2; the profile has 4 blocks, blocks.0 to blocks.3"
+    with pytest.raises(InputError, match=told):
+        latencies(tmp_path / "other", PROFILE)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from ..spec import format_layers
 from .calibrating import calibration_options, check_confirm, confirm_option
 from .common import (
     json_option,
@@ -89,8 +90,11 @@ def pareto(
         growing = _predicted(profile, calibration, across, tasks, network)
         with redirect_stdout(sys.stderr):
             choice = decide(profile, growing.known, growing.predict, growing if confirm else None, **limits)
+    for fork, why in choice.failed.items():
+        messages.print(f"{fork} could not be measured, and is left out: {why}")
     if choice.lacking:
-        messages.print(f"not timed, and left out: {', '.join(choice.lacking)}")
+        names = (each if each != format_layers(()) else "the head alone" for each in choice.lacking)
+        messages.print(f"not timed, and left out: {', '.join(names)}")
     if picture:
         draw_tradeoff(profile, choice.points, picture, choice.chosen)
     _show(choice, as_json)
@@ -139,7 +143,11 @@ def _show(choice: Choice, as_json: bool) -> None:
         "points": choice.points,
     }
     if as_json:
-        more = {"lacking": list(choice.lacking), "confirmed": list(map(str, choice.confirmed))}
+        more = {
+            "lacking": list(choice.lacking),
+            "confirmed": list(map(str, choice.confirmed)),
+            "failed": dict(choice.failed),
+        }
         print_json({name: _plain(each) for name, each in found.items()} | more)
     else:
         _print(found)

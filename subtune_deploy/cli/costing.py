@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,8 @@ def cost(
     from ..predictor import Costing
     from ..targets import load_target
 
+    if run and calibration:
+        raise InputError("both of --run and --calibration were given", "give one of them")
     prune = read_pruning(network)
     backbone = read_backbone(**network)
     fork, measured = read_layers(layers, backbone), None
@@ -162,6 +165,7 @@ def fit_run(results: Sequence[Result], costing: Costing, count: int) -> tuple[Ca
 def results_of(run: Path, backbone: Backbone, target: str | None) -> list[Result]:
     """Results of this backbone on one target: of several the one that was named. Raises InputError."""
     from ..results import check_comparable, of_target, read_results
+    from ..run_folder import check_blocks
 
     found = list(read_results(run))
     other = next((each for each in found if each.model != backbone.name), None)
@@ -173,6 +177,7 @@ def results_of(run: Path, backbone: Backbone, target: str | None) -> list[Result
     )  # or a datasheet's, of another device
     found = of_target(run, found, named)
     check_comparable(found)
+    check_blocks(run, [block.name for block in backbone.blocks], backbone.name)
     try:
         for each in found:
             _check_layers(each, backbone)
@@ -236,9 +241,13 @@ def _predictions(predicted: Mapping[str, Mapping[str, float]]) -> Iterator[tuple
 
 def scored(score: Mapping[str, Any]) -> str:
     """Of a Score as a mapping."""
+    rank = (
+        f", rank correlation {score['rank']:.3f}" if math.isfinite(score["rank"]) else ""
+    )  # of one there is none
+    held = "1 measurement that was" if score["count"] == 1 else f"{score['count']} measurements that were"
     return (
-        f"on {score['count']} measurements that were held out, {score['total']:.1%} off on average, added latency "
-        f"{score['added']:.1%} in the median, rank correlation {score['rank']:.3f}"
+        f"on {held} held out, {score['total']:.1%} off on average, added latency "
+        f"{score['added']:.1%} in the median{rank}"
     )
 
 

@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 @click.option("--span", metavar="N|A-B", help="Forks of so many consecutive blocks; default: 1-3.")
 @prune_candidates_options
 @click.option(
-    "--minutes", type=click.FloatRange(0.1), default=10, show_default=True, help="How long it may take."
+    "--minutes",
+    type=click.FloatRange(0.1),
+    default=10,
+    show_default=True,
+    help="How long it may take, after which no more candidates are trained; single blocks are in any case.",
 )
 @click.option(
     "--measurements",
@@ -124,6 +128,8 @@ def _show(found: Optimized, out: Path) -> None:
     if found.left:
         click.echo(f"not timed, although it could have been better: {found.left}")
     click.echo(f"bundle: {out / found.bundle}")
+    for line in found.missed:
+        messages.print(f"the goal is missed: {line}")
 
 
 COMMANDS = (optimize,)

@@ -121,9 +121,7 @@ class _Asked:
 
         weights, price, floor = self.weights, self.priced.price, self.priced.floor
         if growing is None:
-            found = choose_together(
-                self.options, price, max_added=self.limit, weights=weights, floor=floor
-            )
+            found = choose_together(self.options, price, max_added=self.limit, weights=weights, floor=floor)
             return Settled(found.best, None, found, ())
         Candidate(self._every_fork())  # raises where sets could be chosen that cannot be measured
         known = {multiset(forks): each for forks, each in growing.graphs.items()}
