@@ -3,9 +3,9 @@
     python benchmarks/many_tasks.py [--case NAME]... [--tasks K]... [--seconds S]
 
 Each number of tasks is exported in a process of its own, whose memory is read when it ends, and compiled for ONNX
-Runtime and OpenVINO as `compile` does it, checked. Its engine, the lone base and K+1 engines that are loaded one by one
-and run one after the other are timed interleaved, batch 1. Finished lines of benchmarks/results/many_tasks.jsonl are kept,
-with raw samples; the tables are many_tasks.md beside it, --tables makes them anew.
+Runtime and OpenVINO as `compile` does it, checked. Its engine, the lone base, and K+1 engines that are loaded one by
+one and run one after the other are timed interleaved, batch 1. Finished lines of benchmarks/results/many_tasks.jsonl
+are kept, with raw samples; the tables are many_tasks.md beside it, --tables makes them anew.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CASES = {
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
 APART = 8
-"""Tasks up to which as many engines as tasks, and the base's, are loaded beside ours: of 64 networks memory runs out."""
+"""Tasks up to which an engine for each, and the base's, are loaded beside ours: of 64 networks memory runs out."""
 STATUS = Path("/proc/self/status")
 MIB = 1 << 20
 
@@ -160,11 +160,12 @@ def summary(found: Sequence[Line]) -> Iterator[str]:
     """Markdown: a table for each case and engine."""
     host = found[0]["host"]
     yield (
-        f"`python benchmarks/many_tasks.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32. Latency is relative to "
-        "the lone base, interleaved, with its 95 % interval; what each task more adds is the difference to the line "
-        f"above, by task. K+1 engines are so many loads of the base's, which are timed up to {APART} tasks. Memory is the most "
-        "that a process of its own held, with Python and the library; file is the ONNX graph with all weights. The "
-        "memory of export is beside what the libraries hold, and relative to the graph's weights.\n"
+        f"`python benchmarks/many_tasks.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32. Latency is "
+        "relative to the lone base, interleaved, with its 95 % interval; what each task more adds is the difference "
+        "to the line above, by task. K+1 engines are so many loads of the base's, which are timed up to "
+        f"{APART} tasks. Memory is the most that a process of its own held, with Python and the library; file is the "
+        "ONNX graph with all weights. The memory of export is beside what the libraries hold, and relative to the "
+        "graph's weights.\n"
     )
     for case, target in product(CASES, TARGETS):
         rows = sorted(

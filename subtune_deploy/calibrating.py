@@ -6,6 +6,7 @@ write_document(Path("resnet50_cpu.json"), found)
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from .backbone import Backbone, architecture
 from .backends.base import Target
+from .bases import Bases
 from .costs import CandidateFork
 from .documents import read_document, write_document
 from .environment import describe
@@ -21,9 +23,10 @@ from .fitting import learn_most_telling
 from .latency_model import Anchor, LatencyModel, Predict, anchor, latency_model
 from .predictor import Costing, Predictor, task_forks
 from .results import Result
+from .run_folder import CACHE
 from .spec import Pruning
 from .stats import Ratio
-from .sweep import Candidate, Step, SweepOptions, canonical, sweep
+from .sweep import BASES, Candidate, Step, SweepOptions, canonical, sweep
 from .tasks import own_classes
 
 MEASUREMENTS = 10
@@ -40,18 +43,22 @@ def calibrate(
     *,
     count: int = MEASUREMENTS,
     told: Told = lambda step: None,
+    costing: Costing | None = None,
 ) -> LatencyModel:
     """Measure `count` of the candidates `chosen`, each time the one that tells most about all of them.
 
-    What the run's folder has already is not measured again. A candidate that fails is told, and another one taken.
-    Raises InputError where `chosen` has fewer than `count`, or the run was made differently; CheckFailed where
-    all fail; Unavailable.
+    What the run's folder has already is not measured again. A candidate that cannot be made or fails is told, and
+    another one taken. `costing`: of `backbone`, where it is there already. Raises InputError where `chosen` has fewer
+    than `count` that can be made, or the run was made differently; CheckFailed where all fail; Unavailable.
     """
+    costing, results = costing or Costing(backbone), list[Result]()
+    chosen, refused = possible(costing, chosen)
+    for candidate, error in refused.items():
+        told(Step(candidate, target.name, 0, count, outcome=error))
     if not 1 <= count <= len(chosen):
         raise InputError(
             f"{len(chosen)} candidates to measure {count} of", "give more forks, or a smaller --measurements"
         )
-    costing, results = Costing(backbone), list[Result]()
     measure = _Measuring(backbone, target, run, options or SweepOptions(), count, told)
 
     def measured(index: int) -> Ratio | None:
@@ -61,11 +68,33 @@ def calibrate(
 
     graphs = [costing.together(each.forks) for each in chosen]
     learn_most_telling(costing.base, graphs, count, measured)
+    shutil.rmtree(measure.bases.folder, ignore_errors=True)
     if not results:
         raise CheckFailed(
             f"all {len(chosen)} candidates failed on {target.name}", "see what was said of each"
         )
     return latency_model(results, architecture(backbone), target)
+
+
+def possible(
+    costing: Costing, chosen: Sequence[Candidate]
+) -> tuple[list[Candidate], dict[Candidate, InputError]]:
+    """Candidates that can be made, and why the others cannot: a block in which nothing can be pruned.
+
+    Raises that error where none can, and others.
+    """
+    kept, refused = list[Candidate](), dict[Candidate, InputError]()
+    for each in chosen:
+        try:
+            costing.together(each.forks)
+            kept.append(each)
+        except InputError as error:
+            if each.prune is None:
+                raise
+            refused[each] = error
+    if refused and not kept:
+        raise next(iter(refused.values()))
+    return kept, refused
 
 
 def run_of(file: Path) -> Path:
@@ -158,6 +187,7 @@ class _Measuring:
     ) -> None:
         self.backbone, self.target, self.run, self.options = backbone, target, run, options
         self.count, self.told, self.start = count, told, time.monotonic()
+        self.bases = Bases(run / CACHE / BASES)
 
     def __call__(self, candidate: Candidate, done: int) -> Result | None:
         def step(each: Step) -> None:
@@ -167,7 +197,9 @@ class _Measuring:
             )
 
         try:
-            (result,) = sweep(self.backbone, [candidate], [self.target], self.run, self.options, told=step)
+            (result,) = sweep(
+                self.backbone, [candidate], [self.target], self.run, self.options, told=step, bases=self.bases
+            )
         except CheckFailed:  # `told` has heard why
             return None
         return result

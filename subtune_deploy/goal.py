@@ -21,6 +21,15 @@ class Goal:
         """Whether a fork may keep the limit of latency."""
         return self.max_added is None or added.low <= self.max_added
 
+    def missed(self, accuracy: float, added: Interval) -> tuple[str, ...]:
+        """In words, which limits what was deployed does not keep: latency where its whole interval is beyond."""
+        found = []
+        if self.max_added is not None and added.low > self.max_added:
+            found.append(f"it adds {added.value:.1%} of latency, {self.max_added:.1%} at most were asked for")
+        if self.min_accuracy is not None and accuracy < self.min_accuracy:
+            found.append(f"{accuracy:.1%} are right, {self.min_accuracy:.1%} at least were asked for")
+        return tuple(found)
+
     @property
     def rule(self) -> str:
         """By which a fork is chosen, in words."""
@@ -38,6 +47,7 @@ class Goal:
 class Effort:
     """How far the search goes: `minutes` in all, over forks of `span` consecutive blocks, whole and by `prunings`.
 
+    However few the minutes, the head, single blocks and one group of longer forks are trained.
     `measurements`: forks that are timed to predict all others, each for `seconds`; few, since what could change the
     choice is timed besides, up to a quarter of all. `examples`: how many pictures candidates are trained on, None for
     all.
@@ -65,7 +75,7 @@ class Optimized(Document):
     """What was deployed. `accuracy`: on the test pictures. `added`: latency of its engine beside the base's, measured.
 
     `candidates`: forks there were; `measured` and `trained`: of these; `left`: one that could have been better and was
-    not measured, since enough were. `bundle`: a folder beside the document.
+    not measured, since enough were. `bundle`: a folder beside the document. `missed`: see `Goal.missed`.
     """
 
     kind = "optimize"
@@ -82,3 +92,4 @@ class Optimized(Document):
     left: str | None
     bundle: str
     decisions: tuple[Decision, ...]
+    missed: tuple[str, ...] = ()

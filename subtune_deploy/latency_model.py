@@ -41,6 +41,10 @@ class Anchor:
     classes: tuple[int, ...] = ()
     most: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.merge, list):  # JSON knows no tuples
+            object.__setattr__(self, "merge", tuple(self.merge))
+
     @property
     def added(self) -> Interval:
         """Latency added to the base's, relative to it: 0.17 is 17 %."""
@@ -91,6 +95,12 @@ class LatencyModel(Document):
             raise InputError("a calibration has no measurement", "calibrate anew")
         for each in self.anchors:
             check_ratio(str(each), each.ratio)
+            if len(each.classes) not in (0, len(each.forks)):
+                raise InputError(
+                    f"{each} has {len(each.forks)} tasks, and classes of {len(each.classes)}",
+                    "calibrate anew",
+                )
+        _day(self.fitted)
 
     def check_network(self, model: str, network: str) -> None:
         """Raise InputError unless it is of this backbone at this input size."""
@@ -110,7 +120,7 @@ class LatencyModel(Document):
             )
 
     def __str__(self) -> str:
-        day = datetime.fromisoformat(self.fitted).strftime("%Y-%m-%d %H:%M")
+        day = _day(self.fitted).strftime("%Y-%m-%d %H:%M")
         engine = f"{self.target.name} ({self.target.backend}, {self.target.precision})"
         return (
             f"{engine} on {self.host.get('cpu')}, fitted {day} UTC to "
@@ -122,6 +132,15 @@ class LatencyModel(Document):
         seen = anchor(result)
         later = max(self.fitted, result.started)
         return replace(self, anchors=(*self.anchors, seen), fitted=later)
+
+
+def _day(fitted: str) -> datetime:
+    try:
+        return datetime.fromisoformat(fitted)
+    except ValueError as error:
+        raise InputError(
+            f"a calibration was fitted {fitted!r}, which is no date", "calibrate anew"
+        ) from error
 
 
 def latency_model(results: Sequence[Result], network: str, target: Target) -> LatencyModel:
@@ -148,10 +167,11 @@ def latency_model(results: Sequence[Result], network: str, target: Target) -> La
 
 def anchor(result: Result) -> Anchor:
     """What is kept of a result."""
-    merge = tuple(result.merge) if isinstance(result.merge, list) else result.merge  # JSON knows no tuples
     forks = tuple(tuple(layers) for layers in result.forks.values())
     classes = tuple(result.classes.values())
-    return Anchor(forks, result.ratio, merge, tuple(result.grouped), result.prune, classes, result.most)
+    return Anchor(
+        forks, result.ratio, result.merge, tuple(result.grouped), result.prune, classes, result.most
+    )
 
 
 def check_ratio(fork: str, ratio: Ratio) -> None:

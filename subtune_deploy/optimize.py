@@ -20,18 +20,18 @@ from .backends.base import Target
 from .breakdown import breakdown
 from .build import build
 from .bundle import Bundle
-from .calibrating import Growing, calibrate, read_calibration, run_of
+from .calibrating import Growing, calibrate, possible, read_calibration, run_of
 from .checkpoint import write_state
 from .choice import Choice, decide
 from .compiling import compile_bundle
 from .documents import write_document
-from .errors import InputError
+from .errors import CheckFailed, InputError
 from .executors import Executor, Here
 from .goal import Decision, Effort, Goal, Optimized
 from .latency_model import Predict, anchor
 from .measure import Protocol
 from .pareto import front
-from .predictor import Predictor
+from .predictor import Costing, Predictor
 from .report import make_document, write_page
 from .report_points import predictions
 from .results import LINES, Result, append_result, read_results
@@ -101,50 +101,63 @@ def optimize(
     effort, listener = effort or Effort(), listener or Listener()
     journal = _Journal(effort.minutes, listener)
     out.mkdir(parents=True, exist_ok=True)
-    blocks, classes = len(study.backbone.blocks), len(study.data.train.classes)
-    chosen = candidates(blocks, effort.span, (), (goal.tasks,), (None, *effort.prunings), classes)
-    growing = _calibrated(study.backbone, chosen, target, out, goal, effort, journal)
+    growing, chosen = _calibrated(study, target, out, goal, effort, journal)
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
-    most = max(ALWAYS, int(SHARE * len(chosen))) - min(effort.measurements, len(chosen))
-    choice = _chosen(found, growing, goal, most, journal)
+    choice = _chosen(found, growing, goal, _most(chosen, growing), journal)
     task, accuracy = _tuned(study, _fork_of(found, choice), name, out, journal)
     bundle, result = _built(study.backbone, task, target, out, effort, journal)
+    added = anchor(result).added
     done = Optimized(
-        study.backbone.name, target.name, goal, choice.chosen.fork, accuracy,
-        Interval(result.added, result.ratio.low - 1, result.ratio.high - 1), len(chosen), len(growing.found.anchors),
-        len(found.rows), choice.left, bundle.path.name, tuple(journal.entries),
+        study.backbone.name, target.name, goal, choice.chosen.fork, accuracy, added, len(chosen),
+        len(growing.found.anchors), len(found.rows), choice.left, bundle.path.name, tuple(journal.entries),
+        goal.missed(accuracy, added),
     )  # fmt: skip
     write_document(out / "optimize.json", done)
-    _report(growing, found, out)
+    _report(growing, found, done, out)
     return done
 
 
-def _report(growing: Growing, found: Profile, out: Path) -> None:
-    """The page on which the choice can be looked at."""
+def _report(growing: Growing, found: Profile, done: Optimized, out: Path) -> None:
+    """The page on which the choice can be looked at, and read how it came about."""
     results = [each for each in read_results(run_of(growing.file)) if each.tasks == growing.tasks]
     predicted = predictions(found, results, growing.predictor, growing.found)
     graphs = [*map(anchor, results), *predicted.anchors]
     counted = breakdown(growing.predictor.costing.backbone, graphs)
-    write_page(out / "report.html", make_document(results, found, counted, predicted))
+    decided = {"title": "Decided", "lines": [*(each.told for each in done.decisions), *done.missed]}
+    page = make_document(results, found, counted, [predicted])
+    write_page(out / "report.html", page | {"notes": [decided, *page["notes"]]})
+
+
+def _most(chosen: Sequence[Candidate], growing: Growing) -> int:
+    """How many forks more may be timed to be sure of the choice, one aside, which is the choice."""
+    return max(0, max(ALWAYS, int(SHARE * len(chosen))) - len(growing.found.anchors) - 1)
 
 
 def _calibrated(
-    backbone: Backbone, chosen: Sequence[Candidate], target: Target, out: Path, goal: Goal, effort: Effort,
-    journal: _Journal,
-) -> Growing:  # fmt: skip
-    """What all forks take, from a few that are measured now, or were when this stopped."""
-    file = out / "calibration.json"
+    study: Study, target: Target, out: Path, goal: Goal, effort: Effort, journal: _Journal
+) -> tuple[Growing, list[Candidate]]:
+    """What forks take, from a few that are measured now, or were when this stopped; and those that can be made."""
+    file, backbone, classes = out / "calibration.json", study.backbone, len(study.data.train.classes)
+    costing, told = Costing(backbone), journal.listener.timed
+    prunings = (None, *effort.prunings)
+    every = candidates(len(backbone.blocks), effort.span, (), (goal.tasks,), prunings, classes)
+    chosen, refused = possible(costing, every)
+    if refused:
+        named = ", ".join(map(str, refused))
+        journal("cost", f"left out, since so much cannot be pruned there: {named}")
     if file.exists():
-        predictor, found = read_calibration(file, backbone, classes=chosen[0].forks[0].classes)
+        predictor, found = read_calibration(file, backbone, classes=classes)
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:
         options = SweepOptions(protocol=Protocol(seconds=effort.seconds))
-        count, told = min(effort.measurements, len(chosen)), journal.listener.timed
-        found = calibrate(backbone, chosen, target, run_of(file), options, count=count, told=told)
+        found = calibrate(
+            backbone, chosen, target, run_of(file), options,
+            count=min(effort.measurements, len(chosen)), told=told, costing=costing,
+        )  # fmt: skip
         write_document(file, found)
-        predictor = Predictor.of(backbone, found, chosen[0].forks[0].classes)
-    growing = Growing(file, found, predictor, goal.tasks, journal.listener.timed)
+        predictor = Predictor.of(backbone, found, classes, costing)
+    growing = Growing(file, found, predictor, goal.tasks, told)
     doubts = sorted(_half(growing.predict(each.layers, each.prune)) for each in chosen)
     journal(
         "cost",
@@ -152,7 +165,7 @@ def _calibrated(
         f"{', '.join(map(str, found.anchors))}; all others are predicted, within ±{doubts[len(doubts) // 2]:.1%} of "
         "the base's latency in the median",
     )
-    return growing
+    return growing, chosen
 
 
 def _half(interval: Interval) -> float:
@@ -174,30 +187,61 @@ def _profiled(
         )
     journal("cost", f"{len(affordable)} of {len(chosen)} forks may keep {goal}; the others are not trained")
 
-    def train(some: Sequence[Fork]) -> Profile:
-        return profile(
-            study, some, seeds=(study.config.seed,), examples=effort.examples, source=source, run=out / "profile.run",
-            executor=executor, told=journal.listener.trained,
-        )  # fmt: skip
-
+    train = _Trainer(study, effort.examples, source, out / "profile.run", executor, journal.listener)
     singles = [each for each in affordable if len(each.layers) == 1 and not each.prune]
     begun, known = journal.seconds, [Fork(()), *map(_fork, singles)]
     found = train(known)
     each_takes = (journal.seconds - begun) / len(known)
     others = [each for each in affordable if each not in singles]
     for batch in _batches(others, found):
-        if journal.seconds + each_takes * len(batch) > TRAINING * 60 * effort.minutes:
+        late = journal.seconds + each_takes * len(batch) > TRAINING * 60 * effort.minutes
+        if late and len(known) > 1:
             break
         known, begun = known + batch, journal.seconds
         found = train(known)
         each_takes = (journal.seconds - begun) / len(batch)
     write_document(out / "profile.json", found)
+    for fork, reason in train.failed.items():
+        journal("accuracy", f"{fork} could not be trained, and is left out: {reason}")
     left = len(affordable) + 1 - len(known)
     why = f"; {left} more did not fit into {TRAINING:.0%} of {effort.minutes:g} min" if left else ""
     journal(
         "accuracy", f"{len(known)} forks trained, the head alone, single blocks, then the most promising{why}"
     )
     return found
+
+
+@dataclass
+class _Trainer:
+    """Forks become a profile; what fails once is left out from then on."""
+
+    study: Study
+    examples: int | None
+    source: str
+    run: Path
+    executor: Executor
+    listener: Listener
+    failed: dict[Fork, str] = field(default_factory=dict)
+
+    def __call__(self, some: Sequence[Fork]) -> Profile:
+        before = len(self.failed)
+        try:
+            return self._profile(some)
+        except CheckFailed:
+            if len(self.failed) == before or Fork(()) in self.failed:
+                raise
+            return self._profile(some)
+
+    def _profile(self, some: Sequence[Fork]) -> Profile:
+        left = [each for each in some if each not in self.failed]
+        return profile(
+            self.study, left, seeds=(self.study.config.seed,), examples=self.examples, source=self.source,
+            run=self.run, executor=self.executor, told=self._heard,
+        )  # fmt: skip
+
+    def _heard(self, step: Trained) -> None:
+        self.failed |= {each.trial.fork: each.failure for each in step.results if each.failure}
+        self.listener.trained(step)
 
 
 def _batches(others: Sequence[Candidate], found: Profile) -> Iterator[list[Fork]]:
@@ -226,6 +270,8 @@ def _chosen(found: Profile, growing: Growing, goal: Goal, most: int, journal: _J
         min_accuracy=goal.min_accuracy,
         most=most,
     )
+    for fork, why in choice.failed.items():
+        journal("choice", f"{fork} could not be measured, and is left out: {why}")
     confirmed = ", ".join(map(str, choice.confirmed)) or "none"
     left = f"; no more are allowed, although {choice.left} could change it too" if choice.left else ""
     journal("choice", f"measured because they could have changed the choice: {confirmed}{left}")

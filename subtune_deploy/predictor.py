@@ -76,13 +76,19 @@ class Predictor:
     classes: int | None = None
 
     @classmethod
-    def of(cls, backbone: Backbone, found: LatencyModel, classes: int | None = None) -> Predictor:
+    def of(
+        cls,
+        backbone: Backbone,
+        found: LatencyModel,
+        classes: int | None = None,
+        costing: Costing | None = None,
+    ) -> Predictor:
         """Fitted to all that was measured, whatever classes that had; None predicts for as many as the first had.
 
-        Raises InputError where another network was measured.
+        `costing`: of `backbone`, where it is there already. Raises InputError where another network was measured.
         """
         found.check_network(backbone.name, architecture(backbone))
-        start = Costing(backbone)
+        start = costing or Costing(backbone)
         predictor = cls(start, uncalibrated(start.base), classes or found.anchors[0].head)
         for anchor in found.anchors:
             predictor = predictor.learn(anchor)

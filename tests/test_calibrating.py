@@ -21,7 +21,7 @@ from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Costing, Predictor
 from subtune_deploy.report_points import predictions
 from subtune_deploy.results import read_results
-from subtune_deploy.spec import format_layers
+from subtune_deploy.spec import Pruning, format_layers
 from subtune_deploy.stats import NORMAL, Ratio
 from subtune_deploy.sweep import Candidate, Step, SweepOptions, candidates
 from subtune_deploy.targets import load_target
@@ -317,3 +317,46 @@ def test_a_file_of_another_network_is_refused(file: Path, backbone: Backbone) ->
     found = replace(read_document(LatencyModel, file), network="another")
     with pytest.raises(InputError, match="on input 3x32x32, not of this"):
         Predictor.of(backbone, found)
+
+
+def test_a_fork_that_cannot_be_pruned_is_told_and_the_others_are_measured(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    """Its widest layer has eight channels, which stay together."""
+    steps, thin = list[Step](), candidates(4, (1, 1), prunings=(None, Pruning(0.5)))
+    found = calibrate(backbone, thin, load_target("cpu"), tmp_path / "run", QUICK, count=2, told=steps.append)
+    assert all(each.prune is None for each in found.anchors)
+    refused = [step for step in steps if isinstance(step.outcome, InputError)]
+    assert [str(step.candidate) for step in refused] == [str(each) for each in thin if each.prune]
+    with pytest.raises(InputError, match="removes nothing"):
+        calibrate(backbone, thin[1::2], load_target("cpu"), tmp_path / "none", QUICK, count=1)
+
+
+def test_a_report_shows_other_targets_too_and_says_what_nobody_ran(
+    file: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    place = Path(backbone.name.rpartition(":")[0]).parent
+    run, profile, page = file.with_suffix(".run"), profile_of(backbone, tmp_path), tmp_path / "page.html"
+    found = read_document(LatencyModel, file)
+    elsewhere, moved = tmp_path / "elsewhere.json", tmp_path / "moved.json"
+    other = replace(found, host={**found.host, "cpu": "a board"})
+    write_document(elsewhere, replace(other, target=replace(found.target, name="board")))
+    write_document(moved, other)
+    asked = ("report", run, "--accuracy", profile, "--model", f"{place}/net.py:Net", "-o", page)
+    ran = cli(*asked, "--calibration", file, "--calibration", elsewhere, "--datasheet", "a100-sxm4-80gb-fp16")
+    assert ran.status == 0, ran.err
+    data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
+    assert [each["label"] for each in data["targets"]] == ["cpu", "board", "a100-sxm4-80gb-fp16"]
+    by_target = {(point["target"], point["status"]) for point in data["points"]}
+    assert by_target == {(0, "measured"), (0, "predicted"), (1, "predicted"), (2, "not run on hardware")}
+    unknown = next(point for point in data["points"] if point["target"] == 2)
+    assert unknown["added"][1:] == [None, None]
+    assert "nothing was run on such a device" in json.dumps(data["notes"])
+    for arguments, says in {
+        ("--calibration", moved): "are of two hosts or versions: cpu",
+        ("--calibration", file, "--calibration", moved, "--across"): "target cpu is predicted twice",
+        ("--datasheet", "cpu"): "no datasheet number",
+    }.items():
+        ran = cli(*asked, *arguments)
+        assert (ran.status, says in ran.err) == (2, True), ran.err
+    assert cli(*asked, "--calibration", moved, "--across").status == 0

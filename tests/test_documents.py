@@ -49,6 +49,10 @@ def written(folder: Path, **changes: Any) -> Path:
         ({"rows": 3}, "rows is 3"),
         ({"extra": 3}, "unknown key 'extra'"),
         ({"blocks": []}, r"fork 1 tunes blocks outside 1\.\.0"),
+        (
+            {"rows": [{**to_document(tiny.profile(tiny.row((1, 2))))["rows"][0], "layers": [2, 1]}]},
+            r"fork 1-2 tunes blocks \[2, 1\], expected them in order",
+        ),
     ],
 )
 def test_what_is_no_profile_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:

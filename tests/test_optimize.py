@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_cli import Ran, cli, write_network
+from tiny_studies import QUICK as QUICK_STUDY
+from tiny_studies import study
 
+from subtune_deploy import optimize
 from subtune_deploy.bundle import open_bundle
 from subtune_deploy.documents import read_document
+from subtune_deploy.executors import Here
 from subtune_deploy.goal import Goal, Optimized
 from subtune_deploy.latency_model import LatencyModel
+from subtune_deploy.optimize import Listener, _Trainer
 from subtune_deploy.runtime import Bundle
 from subtune_deploy.stats import Interval
 from subtune_deploy.tuning.documents import read_profile
+from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.trials import read_trials
 
 QUICK = ("--span", "1-2", "--measurements", 2, "--seconds", 0.2, "--epochs", 1, "--batch-size", 8)
@@ -67,6 +74,8 @@ def test_a_task_is_deployed_that_keeps_the_goal(done: tuple[Path, Ran]) -> None:
     assert answers["bright"].shape == (1, 2)
     assert (out / "bright.safetensors").is_file()
     page = (out / "report.html").read_text()
+    assert '"title":"Decided"' in page
+    assert all(json.dumps(entry.told)[1:-1] in page for entry in found.decisions if "<" not in entry.told)
     assert '"status":"measured"' in page
     assert '"status":"predicted"' in page
     assert not (out / "bright.safetensors.partial").exists()
@@ -82,12 +91,19 @@ def test_the_same_command_measures_and_trains_nothing_again(place: Path, done: t
     assert again.out.splitlines()[:2] == first.out.splitlines()[:2]  # fork and accuracy
 
 
-def test_forks_that_no_minute_is_left_for_are_told(place: Path, tmp_path: Path) -> None:
-    ran = optimized(place, tmp_path / "short", "--minutes", 0.1, "--json")
+def test_forks_that_no_minute_is_left_for_are_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimize, "TRAINING", 0.0)  # however fast this machine is
+    ran = optimized(place, tmp_path / "short", "--minutes", 0.1, "--prune", 0.5, "--json")
     document = ran.document
     told = " ".join(entry["told"] for entry in document["decisions"])
-    assert "more did not fit into 60% of 0.1 min" in told
+    assert "more did not fit into 0% of 0.1 min" in told
     assert document["trained"] < 8
+    assert (
+        "left out, since so much cannot be pruned there: 1 x1 pruned 0.5" in told
+    )  # 8 channels stay together
+    assert document["candidates"] == 7
     assert document["goal"] == {"max_added": None, "min_accuracy": None, "tasks": 1}
 
 
@@ -125,3 +141,25 @@ def test_goals_in_words(goal: Goal, told: str, rule: str) -> None:
     assert goal.rule.startswith(rule)
     assert goal.allows(Interval(0.12, 0.09, 0.15))
     assert goal.allows(Interval(0.5, 0.4, 0.6)) == (goal.max_added is None)
+
+
+def test_a_goal_that_is_missed_is_told() -> None:
+    added = Interval(0.27, 0.26, 0.28)
+    assert Goal(0.25, 0.92).missed(0.9, added) == (
+        "it adds 27.0% of latency, 25.0% at most were asked for",
+        "90.0% are right, 92.0% at least were asked for",
+    )
+    assert Goal(0.265, 0.9).missed(0.9, added) == ()  # as far as the interval shows
+    assert Goal().missed(0.1, added) == ()
+
+
+def test_a_fork_that_diverges_is_left_out_and_the_others_are_trained(tmp_path: Path) -> None:
+    """Of three forks the blocks learn too fast; the head alone has a rate of its own."""
+    trainer = _Trainer(study(replace(QUICK_STUDY, lr=1e30)), None, "", tmp_path / "run", Here(), Listener())
+    found = trainer([Fork(()), Fork((2,)), Fork((3,))])
+    assert [row.fork for row in found.rows] == ["none"]
+    assert list(trainer.failed) == [Fork((2,)), Fork((3,))]
+    assert all("diverged" in reason for reason in trainer.failed.values())
+    known = len(read_trials(tmp_path / "run"))
+    assert [row.fork for row in trainer([Fork(()), Fork((2,))]).rows] == ["none"]
+    assert len(read_trials(tmp_path / "run")) == known  # none is tried again

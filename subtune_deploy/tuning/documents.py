@@ -63,6 +63,11 @@ class Row:
                 f"fork {self.fork} has accuracies {list(self.accuracies)}, expected shares between 0 and 1",
                 "write the document anew",
             )
+        if self.layers != tuple(sorted(set(self.layers))):
+            raise InputError(
+                f"fork {self.fork} tunes blocks {list(self.layers)}, expected them in order",
+                "write the document anew",
+            )
 
 
 @dataclass(frozen=True)
