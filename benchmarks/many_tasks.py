@@ -78,6 +78,8 @@ def main(
                 for line in measured(case, count, sorted(missing), seconds):
                     append_line(RESULTS, line)
                     click.echo(f"{case}, {count} tasks: {_row(line)}", err=True)
+    if not lines():
+        raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
     RESULTS.with_suffix(".md").write_text("".join(summary(lines())))
     click.echo(RESULTS.with_suffix(".md").read_text())
 

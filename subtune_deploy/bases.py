@@ -16,7 +16,10 @@ from .backends.base import Progress, Target, silent
 from .bundle import Bundle, Compile
 from .footprint import Footprint, Look, footprint
 from .spec import LONE_GRAPH
-from .staging import staged
+from .staging import PREFIX, staged
+
+BOTH = "torch"
+"""A backend whose one file answers for both roles: it is another one in each bundle."""
 
 
 class Bases:
@@ -31,7 +34,7 @@ class Bases:
 
         def make(source: Path, folder: Path, role: str, target: Target, progress: Progress = silent) -> None:
             backend = get_backend(target.backend)
-            if role != "base" or target.backend == "torch":  # whose one file answers for both
+            if role != "base" or target.backend == BOTH:
                 backend.compile(source, folder, role, target, progress)
                 return
             kept = self.folder / self._key(bundle, target.name)
@@ -46,7 +49,7 @@ class Bases:
         """Looks at the base's memory only if no bundle before had the same."""
 
         def look(path: Path, target: str, role: str) -> Footprint:
-            if role != "base":
+            if role != "base" or bundle.manifest.engines[target].backend == BOTH:
                 return footprint(path, target, role)
             key = self._key(bundle, target)
             if key not in self._footprints:
@@ -54,6 +57,14 @@ class Bases:
             return self._footprints[key]
 
         return look
+
+    def remove(self) -> None:
+        """All engines, at once for whoever looks into the folder meanwhile or after a kill."""
+        if self.folder.is_dir():
+            gone = self.folder.with_name(f"{PREFIX}{self.folder.name}")
+            shutil.rmtree(gone, ignore_errors=True)
+            self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _key(self, bundle: Bundle, target: str) -> str:
         digests = [each for name, each in bundle.manifest.files.items() if name.startswith(LONE_GRAPH)]

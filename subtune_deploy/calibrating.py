@@ -6,7 +6,6 @@ write_document(Path("resnet50_cpu.json"), found)
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -68,7 +67,7 @@ def calibrate(
 
     graphs = [costing.together(each.forks) for each in chosen]
     learn_most_telling(costing.base, graphs, count, measured)
-    shutil.rmtree(measure.bases.folder, ignore_errors=True)
+    measure.bases.remove()
     if not results:
         raise CheckFailed(
             f"all {len(chosen)} candidates failed on {target.name}", "see what was said of each"

@@ -31,6 +31,9 @@ from .spec import Pruning
 from .tradeoff import join
 from .tuning.documents import Profile
 
+FAILURES = 3
+"""Forks that may fail while they are measured; what fails more often is not the forks' fault."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,16 +66,17 @@ def decide(
     most: int = sys.maxsize,
 ) -> Choice:
     """As `pareto.choose` chooses. With `measure`, predicted forks that could change the choice are measured first, as
-    many as `most`, and beyond that what is chosen. One of which `measure` raises CheckFailed is not chosen.
+    many as `most`, and beyond that what is chosen. Some of which `measure` raises CheckFailed are left out, while there
+    are others.
 
-    Raises what `choose` and `join` do, and what else `measure` does.
+    Raises what `choose`, `join` and `measure` do.
     """
     limits = {"max_added": max_added, "min_accuracy": min_accuracy}
     rows = {row.fork: (row.layers, row.prune) for row in profile.rows}
     known, confirmed, left, failed = list(measured), list[Anchor](), None, dict[str, str]()
     points, lacking = join(profile, known, predict)
     while measure is not None and (point := undecided(points, **limits)) is not None:
-        if len(confirmed) >= most:
+        if len(confirmed) + len(failed) >= most:
             left, point = point.fork, likely(points, **limits)
             if not point.predicted:
                 break
@@ -81,6 +85,8 @@ def decide(
             known.append(found)
             confirmed.append(found)
         except CheckFailed as error:
+            if len(failed) == FAILURES or len(points) == 1:
+                raise
             failed[point.fork] = error.message
             profile = _without(profile, point.fork)
         points, lacking = join(profile, known, predict)

@@ -165,14 +165,12 @@ def _module(node: ir.Node) -> str:
 
 def _name_weights(graph: ir.Graph) -> None:
     """A bias that comes from a batch-norm is called one; what has no name in the network is numbered."""
-    used = dict.fromkeys(
-        value for node in graph for value in node.inputs if value is not None and value.is_initializer()
-    )
-    named = set(graph.initializers)
+    named, weights = set(graph.initializers), dict.fromkeys(graph.initializers.values())
+    used = dict.fromkeys(value for node in graph.all_nodes() for value in node.inputs if value in weights)
     graph.initializers.clear()
-    for number, value in enumerate(used):
+    for number, value in enumerate(used | weights):
         better = str(value.name).replace(".weight_bias", ".bias")
-        if "." not in better:
+        if "." not in better and not value.is_graph_output():
             value.name = f"constant/{number}"
         elif better not in named:
             value.name = better

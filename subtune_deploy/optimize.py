@@ -178,7 +178,7 @@ def _profiled(
 ) -> Profile:  # fmt: skip
     """Accuracy of the head alone, of single blocks, then of the most promising longer and thinner forks."""
     affordable = [each for each in chosen if goal.allows(predict(each.layers, each.prune))]
-    if not affordable:
+    if not affordable and not goal.allows(predict((), None)):
         cheapest = min(chosen, key=lambda each: predict(each.layers, each.prune).value)
         raise InputError(
             f"no fork is predicted to add at most {goal.max_added:.1%}: the cheapest, {cheapest}, adds "
@@ -206,7 +206,8 @@ def _profiled(
     left = len(affordable) + 1 - len(known)
     why = f"; {left} more did not fit into {TRAINING:.0%} of {effort.minutes:g} min" if left else ""
     journal(
-        "accuracy", f"{len(known)} forks trained, the head alone, single blocks, then the most promising{why}"
+        "accuracy",
+        f"{len(found.rows)} forks trained, the head alone, single blocks, then the most promising{why}",
     )
     return found
 

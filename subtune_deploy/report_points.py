@@ -100,8 +100,11 @@ def from_datasheet(
 def _wanted(
     profile: Profile, results: Sequence[Result], target: str
 ) -> Iterator[tuple[Row, int, int | None]]:
-    """Forks of the profile, with as many tasks and classes as were measured on the target, or else on others."""
-    here = [anchor(each) for each in results if each.target == target]
+    """Forks of the profile, with as many tasks and classes as were measured on the target, or else on others.
+
+    What was measured with more pictures at once is not what is predicted.
+    """
+    here = [anchor(each) for each in results if each.target == target and each.batch in (1, None)]
     known = {(each.forks, each.prune, each.head) for each in here}
     ways = dict.fromkeys((len(each.forks), each.head) for each in here or map(anchor, results))
     for count, classes in ways:

@@ -254,9 +254,10 @@ class _Work:
     def _tidy(self, left: Sequence[Job]) -> None:
         """The cache holds only what is still needed; a killed process may have left more."""
         needed = {self._folder(candidate) for candidate, _ in left}
-        needed |= {self.bases.folder} if left or not self.own else set()
+        if self.own and not left:
+            self.bases.remove()
         for folder in (self.run / CACHE).glob("*"):
-            if folder not in needed:
+            if folder not in needed | {self.bases.folder}:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, candidate: Candidate) -> Path:

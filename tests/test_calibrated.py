@@ -82,9 +82,7 @@ def test_the_most_telling_measurement_is_that_of_brute_force(model: Calibrated) 
 
     def left(index: int) -> float:
         learnt = model.learn(all_of_them[index], before[index], 0.0)
-        return sum(
-            variance(learnt, each) / ratio**2 for each, ratio in zip(all_of_them, before, strict=True)
-        )
+        return sum(variance(learnt, each) / ratio**2 for each, ratio in zip(all_of_them, before, strict=True))
 
     assert model.most_telling(all_of_them) == min(range(len(FORKS)), key=left)
     assert model.most_telling(all_of_them, [1, 2]) == min([1, 2], key=left)

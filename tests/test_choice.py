@@ -207,6 +207,8 @@ def test_a_fork_that_cannot_be_measured_is_left_out_and_told() -> None:
     assert (choice.chosen.fork, choice.chosen.predicted) == ("2", False)
     assert choice.failed == {"1": "1 of 1 failed: 1 on cpu (parity)"}
     assert [point.fork for point in choice.points] == ["2"]
+    with pytest.raises(CheckFailed, match="1 of 1 failed"):  # where no other is left
+        decide(profile(rows[0]), [], predict, measure, max_added=0.35)
 
 
 def test_what_was_measured_of_a_part_bounds_no_set() -> None:

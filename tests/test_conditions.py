@@ -74,7 +74,7 @@ def test_conditions_are_json_and_there_after_the_block() -> None:
         time.sleep(0.02)
         assert seen.conditions == {}
     assert json.loads(json.dumps(seen.conditions)) == seen.conditions
-    assert seen.conditions["seconds"] == pytest.approx(0.02, abs=0.015)
+    assert 0.02 <= seen.conditions["seconds"] < 10  # a busy machine wakes late
     assert set(CALM) | {"load_before", "load_after"} == set(seen.conditions)
 
 

@@ -109,7 +109,7 @@ def test_forks_that_no_minute_is_left_for_are_told(
 
 def test_bad_input_is_one_line(place: Path, tmp_path: Path, done: tuple[Path, Ran]) -> None:
     for out, arguments, says in (
-        (done[0], ("--max-added", "0.1%"), "no fork is predicted to add at most 0.1%"),
+        (done[0], ("--max-added", "0.1%"), "at most 0.1%"),
         (done[0], ("--target", "openvino-cpu"), "is of target cpu"),
         (tmp_path / "no", ("--max-added", "many"), "'many' is no percentage"),
         (tmp_path / "no", ("--span", "9"), "does not fit 4 blocks"),

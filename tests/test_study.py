@@ -214,7 +214,7 @@ def test_a_begun_job_that_fits_into_memory_no_more_goes_on_fork_by_fork(tmp_path
 class Cramped:
     """As if no worker lived through a job of more than `most` trials. `sizes`: of jobs that it was given."""
 
-    workers = 1
+    workers, memory, gpu = 1, 1 << 30, 1.0
 
     def __init__(self, most: int) -> None:
         self.most, self.sizes = most, list[int]()
