@@ -68,7 +68,7 @@ def file(place: Path) -> Path:
 
 def test_the_file_holds_what_was_measured(file: Path, backbone: Backbone) -> None:
     found = read_document(LatencyModel, file)
-    lines = {str(each.layers): each.ratio for each in read_results(file.with_suffix(".run"))}
+    lines = {(each.layers, each.tasks): each.ratio for each in read_results(file.with_suffix(".run"))}
     assert len(found.anchors) == len(lines) == 3
     assert [each.ratio for each in found.anchors] == list(lines.values())
     assert found.target == load_target("cpu")
