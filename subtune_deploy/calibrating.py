@@ -102,14 +102,19 @@ def run_of(file: Path) -> Path:
 
 
 def read_calibration(
-    file: Path, backbone: Backbone, *, across: bool = False, classes: int | None = None
+    file: Path,
+    backbone: Backbone,
+    *,
+    across: bool = False,
+    classes: int | None = None,
+    costing: Costing | None = None,
 ) -> tuple[Predictor, LatencyModel]:
     """What `calibrate` left, of this backbone and this host, or `across` hosts, for tasks with so many `classes`.
 
-    Raises InputError.
+    `costing`: of `backbone`, where it is there already. Raises InputError.
     """
     found = read_document(LatencyModel, file)
-    predictor = Predictor.of(backbone, found, classes)
+    predictor = Predictor.of(backbone, found, classes, costing)
     if not across:
         found.check_host(describe())
     return predictor, found

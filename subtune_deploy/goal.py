@@ -47,10 +47,9 @@ class Goal:
 class Effort:
     """How far the search goes: `minutes` in all, over forks of `span` consecutive blocks, whole and by `prunings`.
 
-    However few the minutes, the head and single blocks are trained.
-    `measurements`: forks that are timed to predict all others, each for `seconds`; few, since what could change the
-    choice is timed besides, up to a quarter of all. `examples`: how many pictures candidates are trained on, None for
-    all.
+    However few the minutes, the head and single blocks are trained. `measurements`: forks that are timed to predict
+    all others, each for `seconds`; few, since what could change the choice is timed besides, up to a quarter of all.
+    `examples`: how many pictures candidates are trained on, None for all.
     """
 
     minutes: float = 10.0

@@ -146,7 +146,7 @@ def _calibrated(
         named = ", ".join(map(str, refused))
         journal("cost", f"left out, since so much cannot be pruned there: {named}")
     if file.exists():
-        predictor, found = read_calibration(file, backbone, classes=classes)
+        predictor, found = read_calibration(file, backbone, classes=classes, costing=costing)
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:

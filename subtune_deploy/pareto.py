@@ -120,7 +120,7 @@ def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
     need not be measured. Raises what `choose` does of the points where not even the cheapest values keep the limits.
     """
     cheap, dear = ([_at(each, place) for each in points] for place in ("low", "high"))
-    likely(points, **limits)
+    first = likely(points, **limits)
     open_ones = [
         point
         for index, point in enumerate(points)
@@ -128,7 +128,7 @@ def undecided(points: Sequence[Point], **limits: float | None) -> Point | None:
     ]
     if not open_ones:
         return None
-    if any(limits.values()) and (first := likely(points, **limits)) in open_ones:
+    if any(limits.values()) and first in open_ones:
         return first
     if limits.get("max_added") is None:
         return min(open_ones, key=lambda each: each.added.value)

@@ -241,9 +241,8 @@ def _predictions(predicted: Mapping[str, Mapping[str, float]]) -> Iterator[tuple
 
 def scored(score: Mapping[str, Any]) -> str:
     """Of a Score as a mapping."""
-    rank = (
-        f", rank correlation {score['rank']:.3f}" if math.isfinite(score["rank"]) else ""
-    )  # of one there is none
+    ranked = math.isfinite(score["rank"])  # one alone has no rank
+    rank = f", rank correlation {score['rank']:.3f}" if ranked else ""
     held = "1 measurement that was" if score["count"] == 1 else f"{score['count']} measurements that were"
     return (
         f"on {held} held out, {score['total']:.1%} off on average, added latency "

@@ -150,9 +150,9 @@ def _predicted(
             f"nothing can be predicted: {why}",
             "give --accuracy and --model, or no --calibration and --datasheet",
         )
-    fitted = (read_calibration(file, backbone, across=True) for file in calibrations)
-    found = [predictions(profile, results, *each, across=across) for each in fitted]
     costing = Costing(backbone)
+    fitted = (read_calibration(file, backbone, across=True, costing=costing) for file in calibrations)
+    found = [predictions(profile, results, *each, across=across) for each in fitted]
     found += [from_datasheet(profile, results, costing, load_target(name)) for name in datasheets]
     names = [each.target for each in found]
     if twice := {name for name in names if names.count(name) > 1}:
