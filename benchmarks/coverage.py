@@ -47,8 +47,9 @@ def cover(name: str) -> dict[str, Any]:
 
 def _compile(name: str) -> dict[str, Any]:
     from subtune_deploy.backbone import trace
-    from subtune_deploy.export import export, save_onnx
+    from subtune_deploy.export import export
     from subtune_deploy.models import load_model
+    from subtune_deploy.onnx_file import save_onnx
     from subtune_deploy.parity import relative_errors
     from subtune_deploy.plan import make_plan
     from subtune_deploy.references import compute_references, sample_pictures

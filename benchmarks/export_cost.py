@@ -18,8 +18,9 @@ import torch
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.environment import describe
-from subtune_deploy.export import export, save_onnx
+from subtune_deploy.export import export
 from subtune_deploy.models import load_model
+from subtune_deploy.onnx_file import save_onnx
 from subtune_deploy.plan import make_plan
 from subtune_deploy.stats import median, paired_ratio
 from subtune_deploy.tasks import Task, candidate_task, owners

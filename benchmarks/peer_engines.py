@@ -37,8 +37,9 @@ from subtune_deploy.backbone import Backbone
 from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.errors import ParityError
-from subtune_deploy.export import export, save_onnx
+from subtune_deploy.export import export
 from subtune_deploy.measure import Several
+from subtune_deploy.onnx_file import save_onnx
 from subtune_deploy.parity import References, relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.references import compute_references, sample_pictures

@@ -23,12 +23,12 @@ from .backbone import Backbone
 from .errors import ModelError
 from .folding import fold_batch_norms
 from .multitask import lower
+from .onnx_file import save_onnx
 from .plan import Plan, make_plan
 from .spec import BASE, GRAPH, INPUT, LONE, LONE_GRAPH
 from .tasks import Task, tuned_blocks
 from .tracing import example
 
-PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; a larger graph keeps its weights beside it
 PROGRAM = "program.pt2"
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where PyTorch's exporter says which modules a node comes from."""
@@ -67,10 +67,16 @@ def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int 
     assert program.exported_program is not None
     model = program.model
     fold_batch_norms(model.graph)
-    lone = _only(model.clone(), {-1: BASE})
-    graph = _only(model, dict(enumerate(plan.tasks)))
+    lone, graph = _only(model.clone(), {-1: BASE}), _only(model.clone(), dict(enumerate(plan.tasks)))
+    _empty(model)
     graph.metadata_props.update(_metadata(backbone, tasks, plan))
     return Exported(graph, lone, program.exported_program, outputs)
+
+
+def _empty(model: ir.Model) -> None:
+    """The exporter's rules remember what they matched last, and with it all weights of that graph."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
 
 
 def _to_onnx(
@@ -200,9 +206,3 @@ def _metadata(backbone: Backbone, tasks: Sequence[Task], plan: Plan) -> dict[str
         "subtune.layers": json.dumps(layers),
         "subtune.plan": json.dumps(plan.to_json(), separators=(",", ":")),
     }
-
-
-def save_onnx(model: ir.Model, path: Path) -> None:
-    """One file, or, past what protobuf can hold, the graph and `NAME.data` beside it."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    ir.save(model, path, external_data=f"{path.name}.data" if size > PROTOBUF_LIMIT else None)
