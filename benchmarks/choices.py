@@ -26,7 +26,7 @@ from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.executors import open_executor
 from subtune_deploy.fitting import fit_results
 from subtune_deploy.latency_model import Anchor, Predict, anchor
-from subtune_deploy.measure import Protocol
+from subtune_deploy.measure import LOADS, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.pareto import front
 from subtune_deploy.predictor import Costing, Predictor
@@ -101,7 +101,7 @@ def trained(backbone: Backbone, run: Path, where: str) -> Profile:
 
 def measure(backbone: Backbone, seconds: float) -> None:
     """Latency of every fork."""
-    options = SweepOptions(protocol=Protocol(seconds=seconds))
+    options = SweepOptions(protocol=Protocol(seconds=seconds, loads=LOADS))
     targets = [load_target(name) for name in TARGETS]
     sweep(backbone, candidates(len(backbone.blocks), SPAN), targets, SWEEP, options, told=_timed)
 
@@ -127,7 +127,7 @@ class Asked:
         fit = fit_results(costing.base, [costing.anchored(each) for each in anchors], anchors, MEASURED)
         self.all = {each.forks[0]: each for each in anchors}
         self.known = [anchors[index] for index in fit.learnt]
-        self.predictor = Predictor(costing, fit.model)
+        self.predictor = Predictor(costing, tuple(self.known))
 
     def __call__(self, layers: tuple[int, ...], prune: Pruning | None) -> tuple[Anchor, Predict]:
         self.predictor = self.predictor.learn(self.all[layers])

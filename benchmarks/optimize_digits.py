@@ -1,12 +1,13 @@
 """From pictures to an engine in one command: how long does it take, and how good is what it finds?
 
-    python benchmarks/optimize_digits.py [--scratch FOLDER]
+    python benchmarks/optimize_digits.py [--results FOLDER] [--scratch FOLDER]
 
 `subtune-deploy optimize` forks EfficientNet-Lite0 with its ImageNet weights, at 64 pixels, for 500 digits, on two
 engines and under two limits. Then everything is looked at: all 45 forks of one to three consecutive blocks trained
 with the same settings and seed, built with heads of 10 classes, and timed. Whatever the command chose is judged by
-that. benchmarks/results/optimize holds what it left (optimize_*.json, with every decision), the profile and the sweep;
-optimize.md the table, --tables makes it anew.
+that; and so is, where the folder `again` has one, what a sweep of all forks on another day would have chosen. The
+folder of results, one for each host, holds what `optimize` left (optimize_*.json, with every decision) and the sweep;
+FOLDER.md the table, --tables makes it anew. The profile is of the first of them, benchmarks/results/optimize.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from subtune_deploy.executors import open_executor
 from subtune_deploy.fitting import fit_results, score
 from subtune_deploy.goal import Optimized
 from subtune_deploy.latency_model import Anchor, anchor
-from subtune_deploy.measure import Protocol
+from subtune_deploy.measure import LOADS, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.pareto import Point
 from subtune_deploy.predictor import Costing
@@ -49,8 +50,8 @@ from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Study
 
 RESULTS = Path(__file__).parent / "results"
-FOLDER, SUMMARY = RESULTS / "optimize", RESULTS / "optimize.md"
-PROFILE, SWEEP = FOLDER / "profile.json", FOLDER / "sweep"
+FOLDER = RESULTS / "optimize"
+PROFILE = FOLDER / "profile.json"
 THOUSAND, FITTED = RESULTS / "choices" / "sweep", 10
 SIZE, SPAN = (3, 64, 64), (1, 3)
 TRAIN, TEST, CLASSES = 500, 1000, 10
@@ -65,30 +66,32 @@ LIMITS: dict[str, tuple[str, dict[str, float]]] = {
 
 
 @click.command()
+@click.option("--results", "folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
 @click.option("--scratch", type=click.Path(path_type=Path), default="runs/optimize", show_default=True)
 @click.option("--tables", is_flag=True, help="Run nothing.")
-def main(scratch: Path, tables: bool) -> None:
+def main(folder: Path, scratch: Path, tables: bool) -> None:
     """Run what is missing, write."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    for place in (scratch, folder):
+        place.mkdir(parents=True, exist_ok=True)
     checkpoint = _base_checkpoint(scratch / "base.safetensors")
     backbone = trace(load_model(MODEL, str(checkpoint), SIZE))
     if not tables:
         for target, limit in product(TARGETS, LIMITS):
-            if not _left(target, limit).exists():
-                optimized(target, limit, checkpoint, scratch / "optimized")
-        exhausted(backbone, scratch / "training")
-    SUMMARY.write_text(f"{summary()}\n{other_heads(backbone)}\n")
-    click.echo(SUMMARY.read_text())
+            if not (left := _left(folder, target, limit)).exists():
+                optimized(target, limit, checkpoint, scratch / "optimized", left)
+        exhausted(backbone, folder / "sweep", scratch / "training")
+    text = summary(folder) + other_heads(backbone, folder / "sweep")
+    folder.with_suffix(".md").write_text(text)
+    click.echo(text)
 
 
-def _left(target: str, limit: str) -> Path:
+def _left(folder: Path, target: str, limit: str) -> Path:
     """What a run of the command left."""
     words = limit.removesuffix(" %").replace(" ", "_")
-    return FOLDER / f"optimize_{target}_{words}.json"
+    return folder / f"optimize_{target}_{words}.json"
 
 
-def optimized(target: str, limit: str, checkpoint: Path, out: Path) -> None:
+def optimized(target: str, limit: str, checkpoint: Path, out: Path, file: Path) -> None:
     """The command, begun anew, with its whole time."""
     shutil.rmtree(out, ignore_errors=True)
     command = [
@@ -102,10 +105,10 @@ def optimized(target: str, limit: str, checkpoint: Path, out: Path) -> None:
     seconds = time.monotonic() - start
     document = json.loads((out / "optimize.json").read_text())
     left = {"seconds": round(seconds, 1), "host": describe(), "found": document}
-    _left(target, limit).write_text(json.dumps(left, indent=1) + "\n")
+    file.write_text(json.dumps(left, indent=1) + "\n")
 
 
-def exhausted(backbone: Backbone, run: Path) -> None:
+def exhausted(backbone: Backbone, timed: Path, run: Path) -> None:
     """Accuracy and latency of every fork."""
     study = Study(backbone, load_data("digits", train=TRAIN, test=TEST), CONFIG)
     forks = forks_of(len(backbone.blocks), SPAN, others=[Fork(())])
@@ -114,8 +117,8 @@ def exhausted(backbone: Backbone, run: Path) -> None:
         with open_executor("processes:2") as executor:
             write_document(PROFILE, profile(study, forks, executor=executor, say=click.echo, **how))
     every = candidates(len(backbone.blocks), SPAN, classes=CLASSES)
-    options = SweepOptions(protocol=Protocol(seconds=SECONDS))
-    sweep(backbone, every, [load_target(name) for name in TARGETS], SWEEP, options, told=_timed)
+    options = SweepOptions(protocol=Protocol(seconds=SECONDS, loads=LOADS))
+    sweep(backbone, every, [load_target(name) for name in TARGETS], timed, options, told=_timed)
 
 
 def _timed(step: Step) -> None:
@@ -124,29 +127,38 @@ def _timed(step: Step) -> None:
         click.echo(f"timed {step.done} of {step.total}: {step.candidate}, {left:.1f} min left", err=True)
 
 
-def summary() -> str:
+def summary(folder: Path) -> str:
     """Markdown: the command, the host, a row for each engine and limit."""
-    found, results = read_document(Profile, PROFILE), read_results(SWEEP)
-    rows = [_row(found, target, limit) for target, limit in product(TARGETS, LIMITS)]
+    found, results = read_document(Profile, PROFILE), read_results(folder / "sweep")
+    rows = [_row(found, folder, target, limit) for target, limit in product(TARGETS, LIMITS)]
+    other_day = (folder / "again").is_dir()
+    if other_day:
+        rows = [
+            [*row, _other_day(found, folder, *asked)]
+            for row, asked in zip(rows, product(TARGETS, LIMITS), strict=True)
+        ]
     host = results[0].host
     head = next(row for row in found.rows if not row.layers)
     return (
         f"`python benchmarks/optimize_digits.py`: EfficientNet-Lite0, {SIZE[-1]} pixels, {TRAIN} digits, one seed, the "
         f"head alone {head.accuracy:.1%}; {host['cores']} cores of {host['cpu']}. What `optimize` chose, against the "
         "choice of one who trained and timed all 45 forks. Accuracy and added latency are those that this exhaustive "
-        "search saw; quality is the share of the best accuracy or, where the cheapest was asked for, its latency over "
-        "that of the choice; what the engine adds was measured on the finished bundle.\n\n"
+        "search saw; quality, of what keeps the limit, is the share of the best accuracy or, where the cheapest was "
+        "asked for, its latency over that of the choice; what the engine adds was measured on the finished bundle.\n\n"
     ) + markdown(
         ("engine", "asked", "of all forks", "`optimize`", "keeps it", "quality", "its engine adds", "timed", "trained",
-         "minutes"), rows,
+         "minutes", *(["a sweep of another day: keeps it, quality"] if other_day else [])), rows,
     )  # fmt: skip
 
 
-def other_heads(backbone: Backbone) -> str:
-    """A sentence: what ten forks with heads of the base's 1,000 classes tell of all forks with heads of 10."""
+def other_heads(backbone: Backbone, timed: Path) -> str:
+    """A sentence: what ten forks with heads of the base's 1,000 classes tell of all forks with heads of 10, where both
+    were timed on one kind of processor."""
+    if read_results(THOUSAND)[0].host["cpu"] != read_results(timed)[0].host["cpu"]:
+        return ""
     costing, told = Costing(backbone), []
     for target, engine in TARGETS.items():
-        large, small = (_anchors(run, target) for run in (THOUSAND, SWEEP))
+        large, small = (_anchors(run, target) for run in (THOUSAND, timed))
         fit = fit_results(costing.base, [costing.anchored(each) for each in large], large, FITTED)
         found = [fit.model.predict(costing.anchored(each)) for each in small]
         marks = score(
@@ -162,8 +174,8 @@ def other_heads(backbone: Backbone) -> str:
             f"classes a fork adds {dearer:.2f} times as much, in the median"
         )
     return (
-        f"A model fitted to {FITTED} forks of benchmarks/results/choices, whose heads have the base's 1,000 classes, "
-        f"predicts these {len(small)} with {CLASSES}: {'; '.join(told)}."
+        f"\nA model fitted to {FITTED} forks of benchmarks/results/choices, whose heads have the base's 1,000 classes, "
+        f"predicts these {len(small)} with {CLASSES}: {'; '.join(told)}.\n"
     )
 
 
@@ -171,10 +183,10 @@ def _anchors(run: Path, target: str) -> list[Anchor]:
     return [anchor(each) for each in read_results(run) if each.target == target]
 
 
-def _row(found: Profile, target: str, limit: str) -> list[str]:
-    left = json.loads(_left(target, limit).read_text())
+def _row(found: Profile, folder: Path, target: str, limit: str) -> list[str]:
+    left = json.loads(_left(folder, target, limit).read_text())
     done = from_document(Optimized, left["found"])
-    anchors = _anchors(SWEEP, target)
+    anchors = _anchors(folder / "sweep", target)
     best, points = decide(found, anchors, **LIMITS[limit][1]).chosen, join(found, anchors)[0]
     mine = next(point for point in points if point.fork == done.fork)
     low, high = done.added.low, done.added.high
@@ -183,13 +195,27 @@ def _row(found: Profile, target: str, limit: str) -> list[str]:
         limit,
         _told(best),
         _told(mine),
-        _kept(mine, **LIMITS[limit][1]),
-        f"{_quality(mine, best, **LIMITS[limit][1]):.1%}",
+        *_judged(mine, best, LIMITS[limit][1]),
         f"{done.added.value:+.1%} ({low:+.1%} to {high:+.1%})",
         f"{done.measured} of {done.candidates}",
         f"{done.trained} of {len(found.rows)}",
         f"{left['seconds'] / 60:.1f}",
     ]
+
+
+def _other_day(found: Profile, folder: Path, target: str, limit: str) -> str:
+    """What all forks timed on another day would have led to, as this sweep sees it."""
+    limits, points = LIMITS[limit][1], join(found, _anchors(folder / "sweep", target))[0]
+    best = decide(found, _anchors(folder / "sweep", target), **limits).chosen
+    chosen = decide(found, _anchors(folder / "again", target), **limits).chosen
+    mine = next(point for point in points if point.fork == chosen.fork)
+    return f"{_told(mine)}: {', '.join(_judged(mine, best, limits))}"
+
+
+def _judged(mine: Point, best: Point, limits: dict[str, float]) -> tuple[str, str]:
+    """Whether it keeps the limit, and its quality if it does."""
+    kept = _kept(mine, **limits)
+    return kept, "-" if kept == "no" else f"{_quality(mine, best, **limits):.1%}"
 
 
 def _told(point: Point) -> str:

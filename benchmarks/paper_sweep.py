@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from subtune_deploy.backbone import trace
+from subtune_deploy.measure import ONCE
 from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown, milliseconds
 from subtune_deploy.results import Result
-from subtune_deploy.sweep import Step, candidates, sweep
+from subtune_deploy.sweep import Step, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,7 +35,7 @@ def measured(*lengths: int) -> dict[int, dict[str, list[Result]]]:
     backbone = trace(load_model("resnet50"))
     targets = [load_target(name) for name in TARGETS]
     chosen = candidates(len(backbone.blocks), (1, 3))
-    found = sweep(backbone, chosen, targets, RUN, told=_told)
+    found = sweep(backbone, chosen, targets, RUN, SweepOptions(protocol=ONCE), told=_told)
     return {
         length: {name: [r for r in found if (len(r.layers), r.target) == (length, name)] for name in TARGETS}
         for length in lengths

@@ -81,7 +81,7 @@ def finished(path: Path) -> list[Line]:
 def different(line: Line, seconds: float) -> list[str]:
     """In what host, versions or protocol a finished line differs from what would be measured now."""
     found = differences(line["host"], describe())
-    if line["protocol"] != asdict(protocol(seconds)):
+    if asdict(Protocol()) | line["protocol"] != asdict(protocol(seconds)):
         found.append(f"--seconds {line['protocol']['seconds']:g} / {seconds:g}")
     return found
 

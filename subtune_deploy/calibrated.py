@@ -27,8 +27,8 @@ RATES = ((0.6, 0.5), (0.2, 0.3), (0.1, 0.2), (0.1, 0.2))
 OWN = 0.4
 """Prior deviation of what a kind of block has of its own, relative to what its costs make likely."""
 SPREAD = 0.015
-"""Deviation, as a share of the ratio, by which it differs from one build and load of a graph to the next, whatever its
-interval says."""
+"""Deviation, as a share of the ratio, by which it differs from one build and day to the next, whatever its interval
+says. Of a quiet machine; see `fitting.fit`."""
 EXACT = 0.002
 """Deviation of the base's own ratio, which is 1."""
 
@@ -54,19 +54,22 @@ class Calibrated:
     """A Gaussian over four rates, then two unknowns for each of `kinds`: fixed and moving.
 
     `whole`: costs of the base alone, of which costs are shares. `kinds`: of nodes with weights and multiply-adds;
-    blocks that cost the same are of one kind. `mean` (n,), `covariance` (n, n).
+    blocks that cost the same are of one kind. `mean` (n,), `covariance` (n, n). `spread`: as SPREAD. `evidence`: log of
+    how likely all that was learnt was before.
     """
 
     whole: Cost
     kinds: tuple[Cost, ...]
     mean: Vector
     covariance: Vector
+    spread: float = SPREAD
+    evidence: float = 0.0
 
     def predict(self, works: Works) -> Predicted:
         """What a plan takes."""
         features = self.features(works)
         ratio = float(features @ self.mean)
-        variance = float(features @ self.covariance @ features) + (SPREAD * ratio) ** 2
+        variance = float(features @ self.covariance @ features) + (self.spread * ratio) ** 2
         return Predicted(ratio, variance**0.5)
 
     def least_added(self, base: Works, works: Works, others: int) -> float:
@@ -87,8 +90,10 @@ class Calibrated:
 
     def learn(self, works: Works, ratio: float, deviation: float) -> Calibrated:
         """With one measurement more: a plan's `ratio` to the base, and its standard error."""
-        features, noise = self.features(works), float(np.hypot(deviation, SPREAD * ratio))
-        return self._conditioned(features, ratio, noise)
+        features, noise = self.features(works), float(np.hypot(deviation, self.spread * ratio))
+        off, variance = ratio - features @ self.mean, features @ self.covariance @ features + noise**2
+        likely = -(off**2 / variance + np.log(2 * np.pi * variance)) / 2
+        return replace(self._conditioned(features, ratio, noise), evidence=self.evidence + float(likely))
 
     def most_telling(self, candidates: Sequence[Works], among: Sequence[int] | None = None) -> int:
         """Index of the candidate, `among` these, whose measurement leaves least variance in all of them together.
@@ -97,7 +102,7 @@ class Calibrated:
         """
         features = np.stack([self.features(works) for works in candidates])
         common, ratios = features @ self.covariance @ features.T, features @ self.mean
-        noise = SPREAD * ratios  # if it comes out as it is predicted now
+        noise = self.spread * ratios  # if it comes out as it is predicted now
         gains = ((common / ratios) ** 2).sum(axis=1) / (np.diag(common) + noise**2)
         return max(range(len(candidates)) if among is None else among, key=lambda index: float(gains[index]))
 

@@ -7,17 +7,21 @@ score_fit(fit, graphs, anchors)                        # Score(total=0.011, adde
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
 
-from .calibrated import Calibrated, Works, uncalibrated
+from .calibrated import SPREAD, Calibrated, Works, uncalibrated
 from .errors import InputError
 from .latency_model import Anchor, check_ratio
 from .stats import NORMAL, Ratio
 
 Vector = npt.NDArray[np.float64]
+SPREADS = {SPREAD * 2**step: -float(step) for step in range(4)}
+"""By how much a ratio may differ from one build and day to the next, and the log of how likely that is beforehand: from
+a quiet machine on, each doubling a third as likely as the one before."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,30 @@ def learn_most_telling(
     `measured`: the ratio of the graph with this index, or None where it cannot be had: another one is taken then.
     Returns the model and the indices that it learnt from, in their order.
     """
-    model, learnt, left = uncalibrated(base), list[int](), list(range(len(graphs)))
+    model, learnt, left = uncalibrated(base), dict[int, Ratio](), list(range(len(graphs)))
     while left and len(learnt) < count:
         index = model.most_telling(graphs, left)
         left.remove(index)
         if (ratio := measured(index)) is not None:
-            model = learn(model, graphs[index], ratio)
-            learnt.append(index)
-    return model, tuple(learnt)
+            model = _learn(model, graphs[index], ratio)
+            learnt[index] = ratio
+    return fit(base, [(graphs[index], ratio) for index, ratio in learnt.items()]), tuple(learnt)
 
 
-def learn(model: Calibrated, works: Works, ratio: Ratio) -> Calibrated:
-    """With the measurement of one plan more."""
+def fit(base: Works, seen: Sequence[tuple[Works, Ratio]]) -> Calibrated:
+    """A model that has learnt all measurements `seen`, with the spread of `SPREADS` that is likeliest after them.
+
+    On a machine that others share, a graph can take more at one time than at another, and other graphs do not explain
+    it: then predictions are given with that doubt, and what was measured counts for less.
+    """
+    start = uncalibrated(base)
+    tried = [
+        reduce(lambda known, each: _learn(known, *each), seen, replace(start, spread=s)) for s in SPREADS
+    ]
+    return max(tried, key=lambda model: model.evidence + SPREADS[model.spread])
+
+
+def _learn(model: Calibrated, works: Works, ratio: Ratio) -> Calibrated:
     return model.learn(works, ratio.value, (ratio.high - ratio.low) / (2 * NORMAL))
 
 

@@ -23,10 +23,12 @@ from .backends.base import Batch, Engine, Shape
 from .environment import last_level_cache
 from .errors import InputError
 from .spec import BASE, InputSpec
-from .stats import Interval, Ratio, mean_interval, medians, order_statistic_interval, paired_ratio
+from .stats import Interval, Ratio, mean_interval, median_over_loads, medians, ratio_over_loads
 
 Samples = Mapping[str, Sequence[float]]
 """Seconds by engine."""
+Engines = Mapping[str, Engine]
+"""By name, the base's first."""
 Clock = Callable[[], float]
 Progress = Callable[[float], None]
 """Told, a few times a second, the part of the work or of the time cap that has passed (0..1)."""
@@ -36,6 +38,10 @@ FIRST_LOOK = 200
 there are half as many again."""
 FEWEST = 12
 """Rounds whatever the time: with fewer, an interval of order statistics has no bounds."""
+COLD = 2
+"""Rounds to warm up at least, of those that the protocol has."""
+LOADS = 6
+"""Loads at least where there are several, for the same reason."""
 BATCHES = (8, 256)
 """So many buffers of input at least, and at most."""
 
@@ -46,7 +52,8 @@ class Protocol:
 
     With `rounds`, that many after `warmup` more, `repeats` times. Without, rounds until every median and every
     ratio is known within `precision` (half width of its 95 % interval over its value), for at most `seconds`, but
-    at least 12 rounds.
+    at least 12 rounds. `loads`: so often at least, engines are loaded anew, see `loads.measure_loads`; 1, or 6 and more
+    without `rounds`.
     """
 
     name: str = "adaptive"
@@ -55,8 +62,14 @@ class Protocol:
     repeats: int = 1
     seconds: float = 20.0
     precision: float = 0.01
+    loads: int = 1
 
     def __post_init__(self) -> None:
+        if self.loads != 1 and (self.loads < LOADS or self.rounds):
+            raise InputError(
+                f"{self.loads} loads of {self.rounds or 'some'} rounds cannot be measured",
+                f"give 1, or {LOADS} and more without a number of rounds",
+            )
         if not self.rounds and not (0 < self.seconds < float("inf") and self.precision > 0):
             given = f"{self.seconds} s, precision {self.precision}"
             raise InputError(f"the time to measure is {given}", "give a positive number of each")
@@ -67,7 +80,9 @@ class Protocol:
             )
 
 
-ADAPTIVE = Protocol()
+ADAPTIVE = Protocol(loads=LOADS)
+ONCE = Protocol()
+"""The same with engines as they happen to be loaded."""
 PAPER = Protocol("paper", warmup=300, rounds=300, repeats=10)
 """Appendix A: 300 rounds to warm up, 300 timed, ten times; the mean of the ten medians."""
 
@@ -107,51 +122,67 @@ class Measurement:
     """Raw samples in seconds by engine, index i of each taken in round i; the first engine is the base.
 
     `samples` are host to host: from before the call of `run` to its answer in memory. `device` holds the
-    device's own work for engines that are `DeviceTimed`. `settled`: within the precision asked for.
+    device's own work for engines that are `DeviceTimed`. `settled`: within the precision asked for. `loads`: rounds
+    of each load where there were several.
     """
 
     protocol: Protocol
     samples: Mapping[str, tuple[float, ...]]
     settled: bool
     device: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    loads: tuple[int, ...] = ()
 
     def latency(self, name: str) -> float:
-        """Seconds: the mean over the protocol's repeats of their medians."""
+        """Seconds: the mean over the protocol's repeats, or the median over its loads, of their medians."""
         return self.interval(name).value
 
     def interval(self, name: str) -> Interval:
-        """Latency in seconds with the 95 % interval that would hold if samples (repeats) were independent."""
+        """Latency in seconds with the 95 % interval that would hold if samples (repeats, loads) were independent."""
         if self.protocol.repeats > 1:
             return mean_interval(medians(self.samples[name], self.protocol.repeats))
-        return order_statistic_interval(self.samples[name])
+        return median_over_loads(self.samples[name], self.loads)
 
     def ratio(self, name: str) -> Ratio:
         """Latency relative to the base, from neighbouring rounds."""
-        return paired_ratio(next(iter(self.samples.values())), self.samples[name])
+        return ratio_over_loads(next(iter(self.samples.values())), self.samples[name], self.loads)
+
+    def device_ratio(self, name: str) -> Ratio | None:
+        """The same of the device's own work, where both engines tell it."""
+        base = self.device.get(next(iter(self.samples)))
+        return ratio_over_loads(base, self.device[name], self.loads) if base and name in self.device else None
 
 
 def measure(
-    engines: Mapping[str, Engine],
+    engines: Engines,
     batches: Sequence[Batch],
-    protocol: Protocol = ADAPTIVE,
+    protocol: Protocol = ONCE,
     *,
     hot: bool = False,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
+    fewest: int = FEWEST,
 ) -> Measurement:
-    """Run all engines interleaved, on `batches` in turn.
+    """Run all engines interleaved, on `batches` in turn, loaded as they are.
 
-    Without a number of rounds, samples are looked at now and then; a cap in time ends after an even round.
-    `hot` gives the flattered number instead: always the first batch, each engine right after itself.
-    Raises InputError for no engines, no batches, or batches that are all zeros.
+    Without a number of rounds, samples are looked at now and then; a cap in time ends after an even round, `fewest` at
+    least. `hot` gives the flattered number instead: always the first batch, each engine right after itself.
+    Raises InputError for no engines, no batches, batches that are all zeros, or a protocol of several loads.
     """
-    _check(engines, batches)
+    _check(engines, batches, protocol)
     stage = _Stage(engines, batches[:1] if hot else batches, hot, clock, progress)
     with _no_garbage_collection():
-        (_fixed if protocol.rounds else _until_settled)(stage, protocol)
+        _fixed(stage, protocol) if protocol.rounds else _until_settled(stage, protocol, fewest)
     samples = {name: tuple(taken) for name, taken in stage.samples.items()}
     device = {name: tuple(taken) for name, taken in stage.device.items() if taken}
-    return Measurement(protocol, samples, _settled(stage.samples, protocol.precision), device)
+    return Measurement(protocol, samples, settled(samples, protocol.precision), device)
+
+
+def settled(samples: Samples, precision: float, loads: Sequence[int] = ()) -> bool:
+    """Whether all medians, and all ratios to the first engine, are known within `precision`."""
+    base, *others = samples.values()
+    ratios = (ratio_over_loads(base, taken, loads).half_width for taken in others)
+    medians = (median_over_loads(taken, loads).half_width for taken in samples.values())
+    return max((*medians, *ratios)) <= precision
 
 
 def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0) -> list[Batch]:
@@ -171,7 +202,7 @@ class _Stage:
 
     def __init__(
         self,
-        engines: Mapping[str, Engine],
+        engines: Engines,
         batches: Sequence[Batch],
         hot: bool,
         clock: Clock,
@@ -217,37 +248,32 @@ def _fixed(stage: _Stage, protocol: Protocol) -> None:
         stage.progress((done + 1) / total)
 
 
-def _until_settled(stage: _Stage, protocol: Protocol) -> None:
+def _until_settled(stage: _Stage, protocol: Protocol, fewest: int) -> None:
     _warm_up(stage, protocol)
     start, look = stage.clock(), FIRST_LOOK
-    while (passed := stage.clock() - start) < protocol.seconds or stage.turn < FEWEST:
+    while (passed := stage.clock() - start) < protocol.seconds or stage.turn < fewest:
         stage.round()
         stage.round()
         stage.progress(passed / protocol.seconds)
         if stage.turn >= look:
-            if _settled(stage.samples, protocol.precision):
+            if settled(stage.samples, protocol.precision):
                 return
             look = look * 3 // 2
 
 
 def _warm_up(stage: _Stage, protocol: Protocol) -> None:
-    """All of its rounds, or as many as fit into a quarter of the time."""
+    """All of its rounds, or as many as fit into a quarter of the time, but two: much is made ready in the first."""
     start = stage.clock()
-    for _ in range(protocol.warmup):
-        stage.round(keep=False)
-        if stage.clock() - start >= protocol.seconds / 4:
+    for done in range(protocol.warmup):
+        if done >= COLD and stage.clock() - start >= protocol.seconds / 4:
             break
+        stage.round(keep=False)
     stage.turn = 0
 
 
-def _settled(samples: Samples, precision: float) -> bool:
-    base, *others = samples.values()
-    ratios = (paired_ratio(base, taken).half_width for taken in others)
-    medians = (order_statistic_interval(taken).half_width for taken in samples.values())
-    return max((*medians, *ratios)) <= precision
-
-
-def _check(engines: Mapping[str, Engine], batches: Sequence[Batch]) -> None:
+def _check(engines: Engines, batches: Sequence[Batch], protocol: Protocol) -> None:
+    if protocol.loads != 1:
+        raise InputError(f"engines are loaded already, not {protocol.loads} times", "call measure_loads")
     if not engines or not len(batches):
         raise InputError("nothing to measure", "give at least one engine and one batch")
     if not all(batch.any() for batch in batches):

@@ -29,7 +29,7 @@ from .errors import CheckFailed, InputError
 from .executors import Executor, Here
 from .goal import Decision, Effort, Goal, Optimized
 from .latency_model import Predict, anchor
-from .measure import Protocol
+from .measure import LOADS, Protocol
 from .pareto import front
 from .predictor import Costing, Predictor
 from .report import make_document, write_page
@@ -150,7 +150,7 @@ def _calibrated(
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:
-        options = SweepOptions(protocol=Protocol(seconds=effort.seconds))
+        options = SweepOptions(protocol=Protocol(seconds=effort.seconds, loads=LOADS))
         found = calibrate(
             backbone, chosen, target, run_of(file), options,
             count=min(effort.measurements, len(chosen)), told=told, costing=costing,
@@ -163,7 +163,8 @@ def _calibrated(
         "cost",
         f"{len(found.anchors)} of {len(chosen)} forks measured, the most telling ones: "
         f"{', '.join(map(str, found.anchors))}; all others are predicted, within ±{doubts[len(doubts) // 2]:.1%} of "
-        "the base's latency in the median",
+        f"the base's latency in the median; two builds of one graph are "
+        f"taken to differ by {predictor.model.spread:.1%}",
     )
     return growing, chosen
 
@@ -317,7 +318,7 @@ def _built(
     journal(
         "build", f"every task of the engine answers as its stand-alone model does, error at most {worst:.1e}"
     )
-    result = time_bundle(bundle, target.name, Protocol(seconds=effort.seconds))
+    result = time_bundle(bundle, target.name, Protocol(seconds=effort.seconds, loads=LOADS))
     append_result(out / LINES, result)
     journal(
         "build",

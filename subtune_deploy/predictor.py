@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .backbone import Backbone, architecture
-from .calibrated import Calibrated, Predicted, Works, uncalibrated
+from .calibrated import Calibrated, Predicted, Works
 from .costs import CandidateFork, Candidates, Counted, count_costs
-from .fitting import learn
+from .fitting import fit
 from .latency_model import Anchor, LatencyModel, Predict
 from .plan import Merge
 from .spec import Pruning
@@ -69,10 +70,10 @@ class Costing:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A calibrated model with the backbone whose forks it predicts, of tasks with `classes`, None for the base's."""
+    """A model fitted to what was `measured`, of tasks with `classes`, None for the base's."""
 
     costing: Costing
-    model: Calibrated
+    measured: tuple[Anchor, ...]
     classes: int | None = None
 
     @classmethod
@@ -88,15 +89,16 @@ class Predictor:
         `costing`: of `backbone`, where it is there already. Raises InputError where another network was measured.
         """
         found.check_network(backbone.name, architecture(backbone))
-        start = costing or Costing(backbone)
-        predictor = cls(start, uncalibrated(start.base), classes or found.anchors[0].head)
-        for anchor in found.anchors:
-            predictor = predictor.learn(anchor)
-        return predictor
+        return cls(costing or Costing(backbone), found.anchors, classes or found.anchors[0].head)
+
+    @cached_property
+    def model(self) -> Calibrated:
+        """Of latency, for any plan."""
+        return fit(self.costing.base, [(self.costing.anchored(each), each.ratio) for each in self.measured])
 
     def learn(self, anchor: Anchor) -> Predictor:
         """With one measurement more."""
-        return replace(self, model=learn(self.model, self.costing.anchored(anchor), anchor.ratio))
+        return replace(self, measured=(*self.measured, anchor))
 
     def predict(self, forks: Forks, prune: Pruning | None = None) -> Predicted:
         """The ratio to the base of a graph with a task for each of `forks`. Raises what `prune` does."""

@@ -34,9 +34,9 @@ LINES = "results.jsonl"
 class Timing:
     """One engine. Times in seconds, host to host; sizes in bytes.
 
-    `seconds` is what the protocol calls latency: the median, or the mean of medians; `low` and `high` are the
-    95 % interval that would hold if samples were independent. `peak_rss_bytes` is of a process that does nothing
-    but run this engine; null where not measured.
+    `seconds` is what the protocol calls latency: the median; of several repeats the mean of their medians, of several
+    loads the median of theirs. `low` and `high` are the 95 % interval that would hold if samples (repeats, loads) were
+    independent. `peak_rss_bytes` is of a process that does nothing but run this engine; null where not measured.
     """
 
     seconds: float
@@ -60,7 +60,7 @@ class Result:
     that merge, `most` streams in one batch at most, 0 for any number; `grouped`: units lowered as one operator.
     `inputs`: fresh, or hot for the flattered number. `ratio`: graph over base, host to host; `device_ratio`: of the
     device's own work, where engines tell it. `samples` and `device`: raw seconds by engine (base, graph), index i of
-    each from round i.
+    each from round i; `loads`: rounds of each load of the two, empty for one load, or an older version.
     """
 
     model: str
@@ -91,6 +91,7 @@ class Result:
     prune: Pruning | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     most: int = 0
+    loads: tuple[int, ...] = ()
 
     @property
     def added(self) -> float:
@@ -219,7 +220,8 @@ def mixed(one: Result, other: Result) -> list[str]:
 def _told(protocol: Protocol) -> str:
     if protocol.rounds:
         return f"{protocol.name} {protocol.repeats} x ({protocol.warmup} + {protocol.rounds})"
-    return f"{protocol.name} {protocol.precision:.2%} in {protocol.seconds:g} s"
+    loads = f" over {protocol.loads} loads" if protocol.loads > 1 else ""
+    return f"{protocol.name} {protocol.precision:.2%} in {protocol.seconds:g} s{loads}"
 
 
 def schema() -> dict[str, Any]:

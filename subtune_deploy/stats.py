@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,30 @@ def paired_ratio(base: Sequence[float], candidate: Sequence[float], *, seed: int
     if exact.high < math.inf:
         low, high = min(low, exact.low), max(high, exact.high)
     return Ratio(found.value, low, high)
+
+
+def ratio_over_loads(base: Sequence[float], candidate: Sequence[float], loads: Sequence[int]) -> Ratio:
+    """The same where both engines were loaded anew now and then; `loads`: rounds of each load, in order.
+
+    What is loaded once keeps its place in memory, and samples of it resemble each other more than those of two loads
+    (Kalibera and Jones 2013): a load is one observation. The median of theirs, with the interval of order statistics;
+    of six it is from the least to the greatest. Without `loads`, or with one, as `paired_ratio`.
+    """
+    if len(loads) < 2:
+        return paired_ratio(base, candidate)
+    ratios = [median(_quadruples(base[part], candidate[part])) for part in _parts(loads)]
+    found = order_statistic_interval(ratios)
+    return Ratio(found.value, found.low, found.high)
+
+
+def median_over_loads(samples: Sequence[float], loads: Sequence[int]) -> Interval:
+    """The median of the loads' medians, with its interval; of one load, or without `loads`, of the samples."""
+    parts = [median(samples[part]) for part in _parts(loads)] if len(loads) > 1 else samples
+    return order_statistic_interval(parts)
+
+
+def _parts(loads: Sequence[int]) -> list[slice]:
+    return [slice(end - rounds, end) for rounds, end in zip(loads, accumulate(loads), strict=True)]
 
 
 def medians(samples: Sequence[float], repeats: int) -> list[float]:

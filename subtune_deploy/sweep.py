@@ -24,7 +24,7 @@ from .environment import describe
 from .errors import BundleError, CheckFailed, InputError, SubtuneError, Unavailable
 from .export import PROGRAM
 from .manifest import MANIFEST
-from .measure import Progress, Protocol
+from .measure import ADAPTIVE, Progress, Protocol
 from .records import to_plain
 from .results import LINES, Result, append_result, read_results
 from .run_folder import CACHE, KEPT, open_run
@@ -95,7 +95,7 @@ class SweepOptions:
     """How candidates are built and timed. `keep`: their bundles stay, in the run's folder `bundles`."""
 
     build: BuildOptions = field(default_factory=BuildOptions)
-    protocol: Protocol = field(default_factory=Protocol)
+    protocol: Protocol = ADAPTIVE
     hot: bool = False
     keep: bool = False
 
@@ -118,6 +118,8 @@ class Step:
 Job = tuple[Candidate, Target]
 BASES = "base"
 """In the cache: the backbone's own engines."""
+_ONCE = "loads", 1
+"""Which older runs do not say."""
 LONGEST = 100
 """Letters in the name of a candidate's folder, before what tells longer ones apart."""
 
@@ -305,7 +307,9 @@ def _description(backbone: Backbone, targets: Sequence[Target], options: SweepOp
     return {
         **identity(backbone),
         "build": to_plain(options.build),
-        "protocol": to_plain(options.protocol),
+        "protocol": {
+            key: value for key, value in to_plain(options.protocol).items() if (key, value) != _ONCE
+        },
         "inputs": "hot" if options.hot else "fresh",
         "targets": {target.name: to_plain(target) for target in targets},
         "host": describe(),

@@ -13,12 +13,13 @@ from .conditions import noise_warnings, watch
 from .environment import describe
 from .errors import CheckFailed, SubtuneError
 from .footprint import Look, engine_bytes, footprint
+from .loads import measure_loads
 from .manifest import Manifest
-from .measure import ADAPTIVE, Measurement, Progress, Protocol, fresh_batches, measure
+from .measure import ADAPTIVE, Engines, Measurement, Progress, Protocol, fresh_batches
 from .results import Result, Timing
 from .runtime import failed, load_engine
 from .spec import BASE
-from .stats import paired_ratio, percentile
+from .stats import percentile
 
 
 def time_bundle(
@@ -36,18 +37,22 @@ def time_bundle(
     Unavailable, CheckFailed for an engine that fails.
     """
     manifest, host, started = bundle.manifest, describe(), datetime.now(timezone.utc)
-    engines = {role: load_engine(bundle, target, role) for role in reversed(ROLES)}
-    batches = fresh_batches(manifest.input, manifest.batch or 1)
+    batches, threads = fresh_batches(manifest.input, manifest.batch or 1), set[int]()
+
+    def load() -> Engines:
+        engines = {role: load_engine(bundle, target, role) for role in reversed(ROLES)}
+        threads.add(engines["graph"].threads)
+        return engines
+
     with watch() as seen, _engine_errors(target):
-        measured = measure(engines, batches, protocol, hot=hot, progress=progress)
+        measured = measure_loads(load, batches, protocol, hot=hot, progress=progress)
     warnings = noise_warnings(host, measured.samples["base"], seen.conditions)
     if not measured.settled:
         warnings.append(_unsettled(protocol))
     timings = {role: _timing(measured, bundle, target, role, warnings, look) for role in ROLES}
-    device = measured.device
     return Result(
         **_identity(manifest, target),
-        threads=engines["graph"].threads,
+        threads=max(threads),
         protocol=protocol,
         inputs="hot" if hot else "fresh",
         ratio=measured.ratio("graph"),
@@ -59,8 +64,9 @@ def time_bundle(
         conditions=seen.conditions,
         warnings=tuple(warnings),
         samples=measured.samples,
-        device_ratio=paired_ratio(device["base"], device["graph"]) if device else None,
-        device=device,
+        device_ratio=measured.device_ratio("graph"),
+        device=measured.device,
+        loads=measured.loads,
     )
 
 

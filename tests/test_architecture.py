@@ -12,21 +12,22 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
-    "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks topology tracing "
-    "probing backbone attention widths heads versions channels prunable pruning diff tasks plan packing work costs "
-    "layouts grouped multitask folding onnx_file "
-    "export backends targets cost_model calibrated stats pareto joint environment "
-    "memory conditions measure calibration bias_correction quantization precision manifest bundle parity references "
-    "runtime footprint bases results result_tables latency_model fitting predictor timing proof compiling "
-    "pack sources build racing plan_search archive signing triton graft ship run_folder sweep calibrating data "
-    "executors tuning tradeoff choice breakdown report_words report_points report goal optimize demo_tables demo cli"
+    "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks "
+    "topology tracing probing backbone attention widths heads versions channels prunable pruning diff tasks "
+    "plan packing work costs layouts grouped multitask folding onnx_file export backends targets cost_model "
+    "calibrated stats pareto joint environment memory conditions measure loads calibration bias_correction "
+    "quantization precision manifest bundle parity references runtime footprint bases results result_tables "
+    "latency_model fitting predictor timing proof compiling pack sources build racing plan_search archive "
+    "signing triton graft ship run_folder sweep calibrating data executors tuning tradeoff choice breakdown "
+    "report_words report_points report goal optimize demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
-    "errors spec records staging documents lines tensorfile pictures topology plan packing work backends targets "
-    "cost_model calibrated stats pareto joint environment memory conditions measure calibration "
-    "bias_correction quantization precision manifest bundle parity runtime footprint bases results result_tables "
-    "fitting latency_model timing proof compiling racing pack archive signing triton run_folder"
+    "errors spec records staging documents lines tensorfile pictures topology plan packing work backends "
+    "targets cost_model calibrated stats pareto joint environment memory conditions measure loads "
+    "calibration bias_correction quantization precision manifest bundle parity runtime footprint bases "
+    "results result_tables fitting latency_model timing proof compiling racing pack archive signing triton "
+    "run_folder"
 ).split()
 
 TUNING = (  # noqa: SIM905

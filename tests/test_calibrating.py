@@ -11,12 +11,12 @@ from tiny_cli import cli, write_network
 
 from subtune_deploy import calibrating
 from subtune_deploy.backbone import Backbone, trace
-from subtune_deploy.calibrated import uncalibrated
+from subtune_deploy.calibrated import SPREAD, uncalibrated
 from subtune_deploy.calibrating import Growing, calibrate, read_calibration
 from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.latency_model import Anchor, LatencyModel
-from subtune_deploy.measure import Protocol
+from subtune_deploy.measure import LOADS, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Costing, Predictor
 from subtune_deploy.report_points import predictions
@@ -72,13 +72,14 @@ def test_the_file_holds_what_was_measured(file: Path, backbone: Backbone) -> Non
     assert len(found.anchors) == len(lines) == 3
     assert [each.ratio for each in found.anchors] == list(lines.values())
     assert found.target == load_target("cpu")
-    assert found.protocol == Protocol(seconds=0.2)
+    assert found.protocol == Protocol(seconds=0.2, loads=LOADS)
 
 
 def test_predictions_are_those_of_the_model_fitted_by_hand(file: Path, backbone: Backbone) -> None:
     found = read_document(LatencyModel, file)
     costing = Costing(backbone)
-    predictor, model = Predictor.of(backbone, found), uncalibrated(costing.base)
+    predictor = Predictor.of(backbone, found)
+    model = replace(uncalibrated(costing.base), spread=predictor.model.spread)
     for each in found.anchors:
         works = costing.works(each.forks)
         model = model.learn(works, each.ratio.value, (each.ratio.high - each.ratio.low) / (2 * NORMAL))
@@ -87,10 +88,24 @@ def test_predictions_are_those_of_the_model_fitted_by_hand(file: Path, backbone:
     interval = predictor.of_tasks(2)((2, 3), None)
     assert interval.value == pytest.approx(expected.ratio - 1)
     assert interval.high - interval.low == pytest.approx(2 * NORMAL * expected.deviation)
-    moved = predictor.learn(
-        Anchor(((2, 3), (2, 3)), Ratio(9.0, 8.9, 9.1))
-    )  # and it hangs on what was measured
-    assert moved.predict([(2, 3)] * 2).ratio > expected.ratio + 5 * expected.deviation
+
+
+def test_what_is_learnt_moves_predictions_and_what_nothing_explains_leaves_doubt(backbone: Backbone) -> None:
+    costing = Costing(backbone)
+    plausible = uncalibrated(costing.base)
+    forks = [((2,),), ((3,),), ((2,), (2,)), ((4,),)]
+    ratios = [plausible.predict(costing.works(each)).ratio for each in forks]
+    known = Predictor(
+        costing, tuple(Anchor(each, Ratio(r, r, r)) for each, r in zip(forks, ratios, strict=True))
+    )
+    before, pair = known.predict([(2, 3)] * 2), ((2, 3), (2, 3))
+    assert known.model.spread == SPREAD
+    seen = before.ratio + 2 * before.deviation
+    moved = known.learn(Anchor(pair, Ratio(seen, seen, seen))).predict(pair)
+    assert before.ratio + before.deviation / 4 < moved.ratio < seen
+    wild = known.learn(Anchor(pair, Ratio(9.0, 9.0, 9.0)))
+    assert wild.model.spread > SPREAD
+    assert wild.predict(pair).deviation > 2 * before.deviation
 
 
 def test_how_a_graph_was_lowered_counts(backbone: Backbone) -> None:

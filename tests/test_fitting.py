@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import multivariate_normal, spearmanr
 from test_work import fork, works
 from tiny_results import result
 
+from subtune_deploy.calibrated import SPREAD, uncalibrated
 from subtune_deploy.errors import InputError
-from subtune_deploy.fitting import Score, fit_results, learn_most_telling, score, score_fit, score_macs
+from subtune_deploy.fitting import (
+    SPREADS,
+    Score,
+    fit,
+    fit_results,
+    learn_most_telling,
+    score,
+    score_fit,
+    score_macs,
+)
 from subtune_deploy.latency_model import anchor
 from subtune_deploy.stats import Ratio
 
@@ -104,3 +114,43 @@ def test_a_measurement_that_cannot_be_had_is_replaced_by_the_next_most_telling()
     assert len(learnt) == 3
     _, learnt = learn_most_telling(BASE, GRAPHS, 3, lambda index: None)
     assert learnt == ()
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, SPREAD), (0.005, SPREAD), (0.06, 4 * SPREAD)])
+def test_by_how_much_builds_differ_is_told_by_the_measurements(noise: float, expected: float) -> None:
+    """Of a machine whose latency is its multiply-adds, but for a noise that no interval tells: the most frequent."""
+    rng, found = np.random.default_rng(0), list[float]()
+    for _ in range(20):
+        true = [each.ratio.value * rng.lognormal(0, noise) for each in RESULTS]
+        seen = [(graph, Ratio(r, 0.999 * r, 1.001 * r)) for graph, r in zip(GRAPHS, true, strict=True)]
+        found.append(fit(BASE, seen).spread)
+    assert max(SPREADS, key=found.count) == expected
+    assert set(found) <= SPREADS.keys()
+
+
+def test_the_spread_is_that_of_the_highest_evidence_which_is_a_gaussian_of_all_at_once() -> None:
+    """Learnt one after the other, as by the joint density of all measurements before any was seen."""
+    seen = [(graph, each.ratio) for graph, each in zip(GRAPHS, RESULTS, strict=True)]
+    prior, chosen = uncalibrated(BASE), fit(BASE, seen)
+    features = np.stack([prior.features(graph) for graph, _ in seen])
+    ratios = np.array([ratio.value for _, ratio in seen])
+    errors = np.array([(ratio.high - ratio.low) / 3.92 for _, ratio in seen])
+
+    def evidence(spread: float) -> float:
+        noise = np.diag(errors**2 + (spread * ratios) ** 2)
+        whole = features @ prior.covariance @ features.T + noise
+        return float(multivariate_normal(features @ prior.mean, whole).logpdf(ratios))
+
+    assert chosen.evidence == pytest.approx(evidence(chosen.spread))
+    assert chosen.spread == max(SPREADS, key=lambda spread: evidence(spread) + SPREADS[spread])
+
+
+def test_more_doubt_is_said_with_every_prediction() -> None:
+    seen = [(GRAPHS[0], RESULTS[0].ratio)]
+    quiet = fit(BASE, seen)
+    assert quiet.spread == SPREAD
+    loud = [
+        (graph, Ratio(r, r, r))
+        for graph, r in zip(GRAPHS, (1.9, 1.1, 2.2, 1.05, 1.8, 1.1, 1.2, 2.5), strict=True)
+    ]
+    assert fit(BASE, loud).predict(GRAPHS[2]).deviation > 0.1

@@ -107,9 +107,20 @@ def test_forks_that_no_minute_is_left_for_are_told(
     assert document["goal"] == {"max_added": None, "min_accuracy": None, "tasks": 1}
 
 
+def dear(out: Path, folder: Path) -> Path:
+    """A calibration in which every fork was measured to add half of the base, and the head alone too."""
+    document = json.loads((out / "calibration.json").read_text())
+    runs = [list(range(first, first + n)) for n in (1, 2, 3) for first in range(1, 6 - n)]
+    ratio = {"value": 1.5, "low": 1.499, "high": 1.501}
+    anchors = [document["anchors"][0] | {"forks": [fork], "ratio": ratio} for fork in ([], *runs)]
+    folder.mkdir()
+    (folder / "calibration.json").write_text(json.dumps(document | {"anchors": anchors}))
+    return folder
+
+
 def test_bad_input_is_one_line(place: Path, tmp_path: Path, done: tuple[Path, Ran]) -> None:
     for out, arguments, says in (
-        (done[0], ("--max-added", "0.1%"), "at most 0.1%"),
+        (dear(done[0], tmp_path / "dear"), ("--max-added", "0.1%"), "at most 0.1%"),
         (done[0], ("--target", "openvino-cpu"), "is of target cpu"),
         (tmp_path / "no", ("--max-added", "many"), "'many' is no percentage"),
         (tmp_path / "no", ("--span", "9"), "does not fit 4 blocks"),

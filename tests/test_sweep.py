@@ -91,6 +91,9 @@ def test_unlike_forks_are_measured_in_one_graph_and_never_twice(place: Path, tmp
     (again,) = sweep(backbone, [Candidate(forks[::-1])], [load_target("cpu")], run, options)
     assert again.started == found.started
     assert len(read_results(run)) == 1
+    assert "loads" not in json.loads((run / "run.json").read_text())["protocol"], (
+        "as in older runs, which go on"
+    )
 
 
 def test_many_unlike_forks_have_a_folder_all_the_same(place: Path, tmp_path: Path) -> None:

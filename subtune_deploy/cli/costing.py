@@ -30,7 +30,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..calibrated import Calibrated
+    from ..latency_model import Anchor
     from ..predictor import Costing
     from ..results import Result
     from ..work import Work
@@ -91,7 +91,7 @@ def cost(
     against those that are left; with --calibration, all that `calibrate` measured are.
     """
     from ..calibrating import read_calibration
-    from ..predictor import Costing
+    from ..predictor import Costing, Predictor
     from ..targets import load_target
 
     if run and calibration:
@@ -116,14 +116,19 @@ def cost(
         predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
         results = results_of(run, backbone, target)
-        model, told = fit_run(results, costing, measurements)
+        learnt, told = fit_run(results, costing, measurements)
+        model = Predictor(costing, learnt).model
         predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(model.predict(works))
-        found |= told
+        found |= told | {"spread": model.spread}
     if measured:
         predictor, fitted = measured
         name = f"calibrated, {fitted.target.name}"
         predicted[name] = dataclasses.asdict(predictor.predict([fork] * tasks, prune))
-        found |= {"base_seconds": fitted.base_seconds, "fitted": list(map(str, fitted.anchors))}
+        found |= {
+            "base_seconds": fitted.base_seconds,
+            "fitted": list(map(str, fitted.anchors)),
+            "spread": predictor.model.spread,
+        }
     found["uncounted"] = dict(costing.counted.uncounted)
     if as_json:
         print_json(found | {"works": [_row(work) for work in works]})
@@ -144,8 +149,11 @@ def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -
     return found
 
 
-def fit_run(results: Sequence[Result], costing: Costing, count: int) -> tuple[Calibrated, dict[str, Any]]:
-    """A model that is fitted to `count` of `results` at most; which these are, and its errors on the rest."""
+def fit_run(
+    results: Sequence[Result], costing: Costing, count: int
+) -> tuple[tuple[Anchor, ...], dict[str, Any]]:
+    """Up to `count` of `results`, from which a model learns most; what that says of itself: these, its errors on the
+    rest."""
     from ..fitting import fit_results, score_fit, score_macs
     from ..latency_model import anchor
 
@@ -156,8 +164,9 @@ def fit_run(results: Sequence[Result], costing: Costing, count: int) -> tuple[Ca
         "calibrated": score_fit(fit, graphs, anchors),
         "multiply-adds": score_macs(fit, costing.base, graphs, anchors),
     }
-    return fit.model, {
-        "fitted": [str(anchors[index]) for index in fit.learnt],
+    learnt = tuple(anchors[index] for index in fit.learnt)
+    return learnt, {
+        "fitted": list(map(str, learnt)),
         "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
     }
 
@@ -221,7 +230,10 @@ def _print(found: Mapping[str, Any], base: Works, works: Works) -> None:
             "plan and paper take peak rates from a datasheet: nothing of this was run on that device"
         )
     if "fitted" in found:
-        messages.print(f"fitted to {', '.join(found['fitted'])}")
+        messages.print(
+            f"fitted to {', '.join(found['fitted'])}; what a graph takes is taken to differ by {found['spread']:.1%} "
+            "of itself from one build and day to the next"
+        )
 
 
 def _sums(works: Works) -> Iterator[int]:

@@ -59,7 +59,11 @@ if TYPE_CHECKING:
     help="Forks that are timed to predict the others; then those that could be chosen, until a quarter of all was.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.1), default=8, show_default=True, help="For timing one of them."
+    "--seconds",
+    type=click.FloatRange(0.1),
+    default=8,
+    show_default=True,
+    help="For timing one of them, or six loads of four rounds.",
 )
 @training_options
 @click.option(

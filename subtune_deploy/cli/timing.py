@@ -46,13 +46,13 @@ protocol_options = options(
         type=click.Choice(["adaptive", "paper"]),
         default="adaptive",
         show_default=True,
-        help="Until the intervals are narrow; or ten times 300 rounds after 300 to warm up.",
+        help="Over six loads, until intervals are narrow; or ten times 300 rounds after 300 to warm up.",
     ),
     click.option(
         "--seconds",
         type=click.FloatRange(0.1),
         show_default="20",
-        help="At most, for one engine and its base (adaptive).",
+        help="At most, for one engine and its base (adaptive); but six loads of four rounds.",
     ),
     click.option(
         "--precision",
@@ -69,7 +69,7 @@ protocol_options = options(
 
 def read_protocol(name: str, seconds: float | None, precision: float | None) -> Protocol:
     """The one that `protocol_options` asked for. Raises InputError."""
-    from ..measure import PAPER, Protocol
+    from ..measure import LOADS, PAPER, Protocol
 
     given = {"seconds": seconds, "precision": precision}
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -78,7 +78,7 @@ def read_protocol(name: str, seconds: float | None, precision: float | None) -> 
             f"--protocol paper takes no --{next(iter(chosen))}",
             "its number of rounds is fixed; leave it away",
         )
-    return PAPER if name == "paper" else Protocol(**chosen)
+    return PAPER if name == "paper" else Protocol(**chosen, loads=LOADS)
 
 
 @click.command()

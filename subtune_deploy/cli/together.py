@@ -215,8 +215,8 @@ def _priced(backbone: Backbone, run: Path | None, target: str | None, count: int
     if run is None:
         return _from_datasheet(str(target), costing)
     results = results_of(run, backbone, target)
-    model, told = fit_run(results, costing, count)
-    predictor = Predictor(costing, model)
+    learnt, told = fit_run(results, costing, count)
+    predictor = Predictor(costing, learnt)
     return _calibrated(results[0].target, lambda: predictor, tasks, told)
 
 
