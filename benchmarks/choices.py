@@ -26,7 +26,7 @@ from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.executors import open_executor
 from subtune_deploy.fitting import fit_results
 from subtune_deploy.latency_model import Anchor, Predict, anchor
-from subtune_deploy.measure import LOADS, Protocol
+from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.pareto import front
 from subtune_deploy.predictor import Costing, Predictor
@@ -101,7 +101,7 @@ def trained(backbone: Backbone, run: Path, where: str) -> Profile:
 
 def measure(backbone: Backbone, seconds: float) -> None:
     """Latency of every fork."""
-    options = SweepOptions(protocol=Protocol(seconds=seconds, loads=LOADS))
+    options = SweepOptions(protocol=Protocol(seconds=seconds))
     targets = [load_target(name) for name in TARGETS]
     sweep(backbone, candidates(len(backbone.blocks), SPAN), targets, SWEEP, options, told=_timed)
 

@@ -5,7 +5,7 @@
 `subtune-deploy optimize` forks EfficientNet-Lite0 with its ImageNet weights, at 64 pixels, for 500 digits, on two
 engines and under two limits. Then everything is looked at: all 45 forks of one to three consecutive blocks trained
 with the same settings and seed, built with heads of 10 classes, and timed. Whatever the command chose is judged by
-that; and so is, where the folder `again` has one, what a sweep of all forks on another day would have chosen. The
+that; and so is, where the folder `before` has one, what an earlier sweep of all forks would have chosen. The
 folder of results, one for each host, holds what `optimize` left (optimize_*.json, with every decision) and the sweep;
 FOLDER.md the table, --tables makes it anew. The profile is of the first of them, benchmarks/results/optimize.
 """
@@ -131,10 +131,10 @@ def summary(folder: Path) -> str:
     """Markdown: the command, the host, a row for each engine and limit."""
     found, results = read_document(Profile, PROFILE), read_results(folder / "sweep")
     rows = [_row(found, folder, target, limit) for target, limit in product(TARGETS, LIMITS)]
-    other_day = (folder / "again").is_dir()
-    if other_day:
+    earlier = (folder / "before").is_dir()
+    if earlier:
         rows = [
-            [*row, _other_day(found, folder, *asked)]
+            [*row, _earlier(found, folder, *asked)]
             for row, asked in zip(rows, product(TARGETS, LIMITS), strict=True)
         ]
     host = results[0].host
@@ -147,7 +147,7 @@ def summary(folder: Path) -> str:
         "asked for, its latency over that of the choice; what the engine adds was measured on the finished bundle.\n\n"
     ) + markdown(
         ("engine", "asked", "of all forks", "`optimize`", "keeps it", "quality", "its engine adds", "timed", "trained",
-         "minutes", *(["a sweep of another day: keeps it, quality"] if other_day else [])), rows,
+         "minutes", *(["an earlier sweep's choice: keeps it, quality"] if earlier else [])), rows,
     )  # fmt: skip
 
 
@@ -203,11 +203,11 @@ def _row(found: Profile, folder: Path, target: str, limit: str) -> list[str]:
     ]
 
 
-def _other_day(found: Profile, folder: Path, target: str, limit: str) -> str:
-    """What all forks timed on another day would have led to, as this sweep sees it."""
+def _earlier(found: Profile, folder: Path, target: str, limit: str) -> str:
+    """What an earlier sweep of all forks would have led to, as this one sees it."""
     limits, points = LIMITS[limit][1], join(found, _anchors(folder / "sweep", target))[0]
     best = decide(found, _anchors(folder / "sweep", target), **limits).chosen
-    chosen = decide(found, _anchors(folder / "again", target), **limits).chosen
+    chosen = decide(found, _anchors(folder / "before", target), **limits).chosen
     mine = next(point for point in points if point.fork == chosen.fork)
     return f"{_told(mine)}: {', '.join(_judged(mine, best, limits))}"
 

@@ -22,7 +22,7 @@ from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.cost_model import Machine, paper_of_blocks, plan_times
 from subtune_deploy.fitting import Fit, Score, fit_results, score, score_fit, score_macs
 from subtune_deploy.latency_model import Anchor, anchor
-from subtune_deploy.measure import LOADS, Protocol
+from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Costing
 from subtune_deploy.result_tables import markdown
@@ -102,7 +102,7 @@ def main(networks: tuple[str, ...], seconds: float, tables: bool) -> None:
 
 def measure(backbone: Backbone, seconds: float) -> None:
     """Both sweeps."""
-    blocks, options = len(backbone.blocks), SweepOptions(protocol=Protocol(seconds=seconds, loads=LOADS))
+    blocks, options = len(backbone.blocks), SweepOptions(protocol=Protocol(seconds=seconds))
     targets = [load_target(target) for target in TARGETS]
     for candidates_of, folder in ((repeated, f"{backbone.name}_again"), (chosen, backbone.name)):
         sweep(backbone, candidates_of(blocks), targets, SWEEPS / folder, options, told=_told)

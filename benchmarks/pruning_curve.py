@@ -23,7 +23,7 @@ from subtune_deploy.demo import MODEL, _base_checkpoint
 from subtune_deploy.documents import write_document
 from subtune_deploy.environment import describe
 from subtune_deploy.executors import open_executor
-from subtune_deploy.measure import LOADS, Protocol
+from subtune_deploy.measure import Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.pruning import fork_size, prune
 from subtune_deploy.result_tables import markdown
@@ -100,7 +100,7 @@ def timed(backbone: Backbone, seconds: float) -> Timed:
         for each in (None, *prunings(layers))
         if each is None or each.norm == "l1"
     ]
-    options = SweepOptions(protocol=Protocol(seconds=seconds, loads=LOADS))
+    options = SweepOptions(protocol=Protocol(seconds=seconds))
     targets = [load_target(name) for name in TARGETS]
     results = sweep(backbone, chosen, targets, SWEEP, options, told=swept)
     return {TARGETS[name]: {r.fork: r for r in results if r.target == name} for name in TARGETS}

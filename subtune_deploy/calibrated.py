@@ -27,7 +27,7 @@ RATES = ((0.6, 0.5), (0.2, 0.3), (0.1, 0.2), (0.1, 0.2))
 OWN = 0.4
 """Prior deviation of what a kind of block has of its own, relative to what its costs make likely."""
 SPREAD = 0.015
-"""Deviation, as a share of the ratio, by which it differs from one build and day to the next, whatever its interval
+"""Deviation, as a share of the ratio, by which it differs from one build and hour to the next, whatever its interval
 says. Of a quiet machine; see `fitting.fit`."""
 EXACT = 0.002
 """Deviation of the base's own ratio, which is 1."""

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 from .backends.base import Batch
 from .measure import ADAPTIVE, Clock, Engines, Measurement, Progress, Protocol, measure, settled
@@ -46,22 +48,21 @@ def measure_loads(
             done = (len(parts) + share) / protocol.loads
             progress(min(done, (clock() - start) / protocol.seconds, 1.0))
 
-    once = replace(protocol, loads=1)
+    run, once = partial(measure, batches=batches, hot=hot, clock=clock), replace(protocol, loads=1)
     part = replace(once, seconds=protocol.seconds / protocol.loads)
     with _only_what_is_new_collected():
         engines = load()
         if protocol.loads == 1 or clock() - start > protocol.seconds:
-            found = measure(engines, batches, once, hot=hot, clock=clock, progress=progress)
-            return replace(found, protocol=protocol)
-        while True:
-            parts.append(measure(engines, batches, part, hot=hot, clock=clock, progress=tell, fewest=FEW))
-            if (over := len(parts) - protocol.loads) >= 0 and over % STEP == 0:
-                whole = _joined(parts, protocol)
-                if whole.settled or clock() - start >= protocol.seconds:
-                    return whole
-            engines = {}
-            gc.collect()  # of a library whose engines refer to themselves
-            engines = load()
+            return replace(run(engines, protocol=once, progress=progress), protocol=protocol)
+        for enough in count(protocol.loads, STEP):
+            while len(parts) < enough:
+                parts.append(run(engines or load(), protocol=part, progress=tell, fewest=FEW))
+                engines = {}
+                gc.collect()  # of a library whose engines refer to themselves
+            whole = _joined(parts, protocol)
+            if whole.settled or clock() - start >= protocol.seconds:
+                break
+    return whole
 
 
 @contextmanager

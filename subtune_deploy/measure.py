@@ -23,7 +23,15 @@ from .backends.base import Batch, Engine, Shape
 from .environment import last_level_cache
 from .errors import InputError
 from .spec import BASE, InputSpec
-from .stats import Interval, Ratio, mean_interval, median_over_loads, medians, ratio_over_loads
+from .stats import (
+    Interval,
+    Ratio,
+    mean_interval,
+    median_over_loads,
+    medians,
+    order_statistic_interval,
+    ratio_over_loads,
+)
 
 Samples = Mapping[str, Sequence[float]]
 """Seconds by engine."""
@@ -52,8 +60,8 @@ class Protocol:
 
     With `rounds`, that many after `warmup` more, `repeats` times. Without, rounds until every median and every
     ratio is known within `precision` (half width of its 95 % interval over its value), for at most `seconds`, but
-    at least 12 rounds. `loads`: so often at least, engines are loaded anew, see `loads.measure_loads`; 1, or 6 and more
-    without `rounds`.
+    at least 12 rounds. `loads`: so often at least, engines are loaded anew, see `loads.measure_loads`, and ratios alone
+    must be known so well; 1, or 6 and more without `rounds`.
     """
 
     name: str = "adaptive"
@@ -178,11 +186,14 @@ def measure(
 
 
 def settled(samples: Samples, precision: float, loads: Sequence[int] = ()) -> bool:
-    """Whether all medians, and all ratios to the first engine, are known within `precision`."""
+    """Whether all ratios to the first engine are known within `precision` and, of one load, all medians.
+
+    From one load to the next all engines together take more or less, as the machine does.
+    """
     base, *others = samples.values()
     ratios = (ratio_over_loads(base, taken, loads).half_width for taken in others)
-    medians = (median_over_loads(taken, loads).half_width for taken in samples.values())
-    return max((*medians, *ratios)) <= precision
+    medians = () if loads else (order_statistic_interval(taken).half_width for taken in samples.values())
+    return max((*medians, *ratios), default=0.0) <= precision
 
 
 def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0) -> list[Batch]:

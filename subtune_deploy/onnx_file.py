@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx import GraphProto, ModelProto, TensorProto
 
 PROTOBUF_LIMIT = 2**31 - 2**20
-"""Bytes; a larger graph keeps its weights beside it."""
+"""Bytes of graph and weights, names of weights aside; more than that, and the weights lie beside the graph."""
 INITIALIZERS = GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 GRAPHS = ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 EMBEDDED = 2
@@ -29,12 +29,12 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     weights = {
         name: value.const_value for name, value in model.graph.initializers.items() if value.const_value
     }
-    if sum(weight.nbytes for weight in weights.values()) > PROTOBUF_LIMIT:
-        ir.save(model, path, external_data=f"{path.name}.data")
-        return
     with _without_weights(model.graph):
         message = ir.to_proto(model)
     del message.graph.initializer[:]
+    if message.ByteSize() + sum(weight.nbytes for weight in weights.values()) > PROTOBUF_LIMIT:
+        ir.save(model, path, external_data=f"{path.name}.data")
+        return
     with path.open("wb") as file:
         _write(file, message, weights)
 

@@ -143,8 +143,10 @@ def _protocol(result: Result) -> str:
     way, fed = result.protocol, "" if result.inputs == "fresh" else f", inputs {result.inputs}"
     if way.rounds:
         return f"{way.name}, {way.repeats} × ({way.warmup} + {way.rounds}) rounds{fed}"
-    known = f"until medians and ratios are known within {way.precision:.2%}"
-    return f"{way.name}, {known}, or for {way.seconds:g} s at most{fed}"
+    known = "medians and ratios" if way.loads == 1 else "ratios"
+    loads = "" if way.loads == 1 else f", {way.loads} loads at least"
+    until = f"until {known} are known within {way.precision:.2%}, or for {way.seconds:g} s at most"
+    return f"{way.name}{loads}, {until}{fed}"
 
 
 def _doubts(results: Sequence[Result]) -> list[str]:

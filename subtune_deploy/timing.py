@@ -49,6 +49,11 @@ def time_bundle(
     warnings = noise_warnings(host, measured.samples["base"], seen.conditions)
     if not measured.settled:
         warnings.append(_unsettled(protocol))
+    if protocol.loads > 1 and not measured.loads:
+        warnings.append(
+            f"loading takes longer than {protocol.seconds:g} s, so that one load was measured: its interval does not "
+            "hold what another one would differ by; give more --seconds"
+        )
     timings = {role: _timing(measured, bundle, target, role, warnings, look) for role in ROLES}
     return Result(
         **_identity(manifest, target),

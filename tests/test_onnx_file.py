@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_factories import network
 
@@ -58,14 +59,21 @@ def test_the_file_is_the_message_that_onnx_ir_makes(topology: str, batch: int | 
         onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"))
 
 
-@given(st.lists(st.integers(1, 5000), min_size=1, max_size=5))
-def test_whatever_the_lengths_are_they_are_written_right(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
-) -> None:
-    path = tmp_path_factory.mktemp("lengths") / "graph.onnx"
-    made = model(*([1, sizes[0]] if len(sizes) > 1 else sizes))
-    save_onnx(made, path)
-    assert onnx.load(path) == ir.to_proto(made)
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=5))
+def test_whatever_the_lengths_are_they_are_written_right(sizes: list[int]) -> None:
+    made = model(*sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        save_onnx(made, Path(folder, "graph.onnx"))
+        assert onnx.load(Path(folder, "graph.onnx")) == ir.to_proto(made)
+
+
+def test_a_model_is_left_as_it_was_where_it_cannot_be_written(tmp_path: Path) -> None:
+    made = model(3)
+    before = ir.to_proto(made)
+    with pytest.raises(FileNotFoundError):
+        save_onnx(made, tmp_path / "no" / "graph.onnx")
+    assert ir.to_proto(made) == before
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 16383, 16384, 2**31 - 1, 2**35])

@@ -232,7 +232,7 @@ def _print(found: Mapping[str, Any], base: Works, works: Works) -> None:
     if "fitted" in found:
         messages.print(
             f"fitted to {', '.join(found['fitted'])}; what a graph takes is taken to differ by {found['spread']:.1%} "
-            "of itself from one build and day to the next"
+            "of itself from one build and hour to the next"
         )
 
 

@@ -52,7 +52,7 @@ protocol_options = options(
         "--seconds",
         type=click.FloatRange(0.1),
         show_default="20",
-        help="At most, for one engine and its base (adaptive); but six loads of four rounds.",
+        help="At most, for one engine and its base (adaptive), besides loading them; but six loads of four rounds.",
     ),
     click.option(
         "--precision",
