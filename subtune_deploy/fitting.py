@@ -20,8 +20,8 @@ from .stats import NORMAL, Ratio
 
 Vector = npt.NDArray[np.float64]
 SPREADS = {SPREAD * 2**step: -float(step) for step in range(4)}
-"""By how much a ratio may differ from one build and hour to the next, and the log of how likely that is beforehand: from
-a quiet machine on, each doubling a third as likely as the one before."""
+"""By how much a ratio may differ from one build and hour to the next, and the log of how likely that is beforehand:
+from a quiet machine on, each doubling a third as likely as the one before."""
 
 
 @dataclass(frozen=True)
