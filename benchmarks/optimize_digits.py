@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from subtune_deploy.executors import open_executor
 from subtune_deploy.fitting import fit_results, score
 from subtune_deploy.goal import Optimized
 from subtune_deploy.latency_model import Anchor, anchor
-from subtune_deploy.measure import LOADS, Protocol
+from subtune_deploy.measure import ADAPTIVE
 from subtune_deploy.models import load_model
 from subtune_deploy.pareto import Point
 from subtune_deploy.predictor import Costing
@@ -117,7 +118,7 @@ def exhausted(backbone: Backbone, timed: Path, run: Path) -> None:
         with open_executor("processes:2") as executor:
             write_document(PROFILE, profile(study, forks, executor=executor, say=click.echo, **how))
     every = candidates(len(backbone.blocks), SPAN, classes=CLASSES)
-    options = SweepOptions(protocol=Protocol(seconds=SECONDS, loads=LOADS))
+    options = SweepOptions(protocol=replace(ADAPTIVE, seconds=SECONDS))
     sweep(backbone, every, [load_target(name) for name in TARGETS], timed, options, told=_timed)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from subtune_deploy.environment import describe
 from subtune_deploy.fitting import score
 from subtune_deploy.joint import Choice, Option, choose_apart, choose_together
 from subtune_deploy.latency_model import Anchor, anchor
-from subtune_deploy.measure import LOADS, Protocol
+from subtune_deploy.measure import ADAPTIVE
 from subtune_deploy.models import load_model
 from subtune_deploy.predictor import Predictor
 from subtune_deploy.result_tables import markdown
@@ -64,7 +64,7 @@ TASKS = {
 SIZE, CLASSES, MEASURED = (3, 64, 64), 10, 10
 TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
 BUDGETS = (0.3, 0.45, 0.6, 0.75)
-PROTOCOL = Protocol(seconds=4, loads=LOADS)
+PROTOCOL = replace(ADAPTIVE, seconds=4)
 
 Forks = tuple[CandidateFork, ...]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -29,7 +29,7 @@ from .errors import CheckFailed, InputError
 from .executors import Executor, Here
 from .goal import Decision, Effort, Goal, Optimized
 from .latency_model import Predict, anchor
-from .measure import LOADS, Protocol
+from .measure import ADAPTIVE
 from .pareto import front
 from .predictor import Costing, Predictor
 from .report import make_document, write_page
@@ -150,7 +150,7 @@ def _calibrated(
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
     else:
-        options = SweepOptions(protocol=Protocol(seconds=effort.seconds, loads=LOADS))
+        options = SweepOptions(protocol=replace(ADAPTIVE, seconds=effort.seconds))
         found = calibrate(
             backbone, chosen, target, run_of(file), options,
             count=min(effort.measurements, len(chosen)), told=told, costing=costing,
@@ -318,7 +318,7 @@ def _built(
     journal(
         "build", f"every task of the engine answers as its stand-alone model does, error at most {worst:.1e}"
     )
-    result = time_bundle(bundle, target.name, Protocol(seconds=effort.seconds, loads=LOADS))
+    result = time_bundle(bundle, target.name, replace(ADAPTIVE, seconds=effort.seconds))
     append_result(out / LINES, result)
     journal(
         "build",

@@ -30,8 +30,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..latency_model import Anchor
-    from ..predictor import Costing
+    from ..predictor import Costing, Predictor
     from ..results import Result
     from ..work import Work
 
@@ -91,7 +90,7 @@ def cost(
     against those that are left; with --calibration, all that `calibrate` measured are.
     """
     from ..calibrating import read_calibration
-    from ..predictor import Costing, Predictor
+    from ..predictor import Costing
     from ..targets import load_target
 
     if run and calibration:
@@ -116,10 +115,9 @@ def cost(
         predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
     if run:
         results = results_of(run, backbone, target)
-        learnt, told = fit_run(results, costing, measurements)
-        model = Predictor(costing, learnt).model
-        predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(model.predict(works))
-        found |= told | {"spread": model.spread}
+        predictor, told = fit_run(results, costing, measurements)
+        predicted[f"calibrated, {results[0].target}"] = dataclasses.asdict(predictor.model.predict(works))
+        found |= told | {"spread": predictor.model.spread}
     if measured:
         predictor, fitted = measured
         name = f"calibrated, {fitted.target.name}"
@@ -149,13 +147,11 @@ def _from_datasheet(name: str, base: Works, works: Works, fork: Sequence[int]) -
     return found
 
 
-def fit_run(
-    results: Sequence[Result], costing: Costing, count: int
-) -> tuple[tuple[Anchor, ...], dict[str, Any]]:
-    """Up to `count` of `results`, from which a model learns most; what that says of itself: these, its errors on the
-    rest."""
+def fit_run(results: Sequence[Result], costing: Costing, count: int) -> tuple[Predictor, dict[str, Any]]:
+    """Fitted to `count` of `results` at most, the most telling; which these are, and its errors on the rest."""
     from ..fitting import fit_results, score_fit, score_macs
     from ..latency_model import anchor
+    from ..predictor import Predictor
 
     anchors = [anchor(each) for each in results]
     graphs = [costing.anchored(each) for each in anchors]
@@ -165,7 +161,7 @@ def fit_run(
         "multiply-adds": score_macs(fit, costing.base, graphs, anchors),
     }
     learnt = tuple(anchors[index] for index in fit.learnt)
-    return learnt, {
+    return Predictor(costing, learnt), {
         "fitted": list(map(str, learnt)),
         "held_out": {name: dataclasses.asdict(each) for name, each in scores.items()},
     }

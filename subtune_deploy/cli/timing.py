@@ -69,7 +69,7 @@ protocol_options = options(
 
 def read_protocol(name: str, seconds: float | None, precision: float | None) -> Protocol:
     """The one that `protocol_options` asked for. Raises InputError."""
-    from ..measure import LOADS, PAPER, Protocol
+    from ..measure import ADAPTIVE, PAPER
 
     given = {"seconds": seconds, "precision": precision}
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -78,7 +78,7 @@ def read_protocol(name: str, seconds: float | None, precision: float | None) -> 
             f"--protocol paper takes no --{next(iter(chosen))}",
             "its number of rounds is fixed; leave it away",
         )
-    return PAPER if name == "paper" else Protocol(**chosen, loads=LOADS)
+    return PAPER if name == "paper" else dataclasses.replace(ADAPTIVE, **chosen)
 
 
 @click.command()

@@ -209,14 +209,13 @@ def _from_file(growing: Growing) -> _Priced:
 
 def _priced(backbone: Backbone, run: Path | None, target: str | None, count: int, tasks: int) -> _Priced:
     """By some measurements of a run, or a datasheet."""
-    from ..predictor import Costing, Predictor
+    from ..predictor import Costing
 
     costing = Costing(backbone)
     if run is None:
         return _from_datasheet(str(target), costing)
     results = results_of(run, backbone, target)
-    learnt, told = fit_run(results, costing, count)
-    predictor = Predictor(costing, learnt)
+    predictor, told = fit_run(results, costing, count)
     return _calibrated(results[0].target, lambda: predictor, tasks, told)
 
 
