@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def build(
         compute_references(backbone, tasks, pictures, like=like).save(folder)
         say("exporting")
         export(backbone, tasks, plan, batch=options.batch).save(folder, program=sources)
+        gc.collect()  # the nodes and values of a graph refer to each other: its weights would stay
         if sources:
             write_sources(folder, backbone, tasks)
         say("checking the graph against the stand-alone models")

@@ -18,7 +18,7 @@ from .backends.onnxruntime import open_literally
 from .bundle import Bundle, Checked, Compile, add_engine, engine_source
 from .errors import BundleError, Unavailable
 from .manifest import RESTORE
-from .parity import References, check
+from .parity import References, ask, judge
 from .proof import prove
 from .runtime import open_engine
 from .spec import GRAPH
@@ -67,8 +67,8 @@ def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = F
         proven = Checked(figures, facts, runs)
         if not runs:
             return proven
-    graph, lone = (open_engine(bundle, target, folder, role) for role in ROLES)
-    ran = check(graph, lone, references, batch=batch, precision=target.precision)
+    graph, lone = (ask(open_engine(bundle, target, folder, role), references, batch) for role in ROLES)
+    ran = judge(graph, lone, references, precision=target.precision)
     return Checked((*proven.figures, *ran), proven.facts)
 
 
@@ -86,8 +86,9 @@ def _references(bundle: Bundle) -> References:
 
 def check_graph(folder: Path, batch: int | None) -> list[dict[str, Any]]:
     """Parity figures of the ONNX files themselves, as ONNX Runtime runs them. Raises ParityError."""
-    graph, lone = (_open_graph(folder, role) for role in ROLES)
-    figures = check(graph, lone, References.load(folder), batch=batch, precision="fp32")
+    references = References.load(folder)
+    graph, lone = (ask(_open_graph(folder, role), references, batch) for role in ROLES)
+    figures = judge(graph, lone, references, precision="fp32")
     return [{**figure, "engine": GRAPH} for figure in figures]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
+from onnxscript.optimizer import optimize_ir
 from torch import fx
 
 from . import __version__
@@ -67,16 +68,17 @@ def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int 
     assert program.exported_program is not None
     model = program.model
     fold_batch_norms(model.graph)
-    lone, graph = _only(model.clone(), {-1: BASE}), _only(model.clone(), dict(enumerate(plan.tasks)))
-    _empty(model)
+    lone, graph = _only(model.clone(), {-1: BASE}), _only(_released(model), dict(enumerate(plan.tasks)))
     graph.metadata_props.update(_metadata(backbone, tasks, plan))
     return Exported(graph, lone, program.exported_program, outputs)
 
 
-def _empty(model: ir.Model) -> None:
-    """The exporter's rules remember what they matched last, and with it all weights of that graph."""
+def _released(model: ir.Model) -> ir.Model:
+    """A copy with the weights: onnxscript's rules remember what they matched last, and with it that whole graph."""
+    copy = model.clone()
     for value in model.graph.initializers.values():
         value.const_value = None
+    return copy
 
 
 def _to_onnx(
@@ -127,6 +129,8 @@ def _only(model: ir.Model, outputs: dict[int, str]) -> ir.Model:
         model.graph.outputs.append(kept[position])
     common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
+    optimize_ir(model)  # again: it joins operators more of which have one reader now
+    model = _released(model)
     _name_batch(model.graph)
     _forget(model)
     _name(model.graph)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ from .errors import BundleError, ParityError
 from .spec import BASE
 
 FILE = "references.npz"
+
+Answers: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""By output: (n, classes)."""
+By: TypeAlias = Literal["engine", "parsed network"]
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.35}
 """Largest relative error by precision: max |answer - reference| / max |reference|, over the classes of a picture."""
@@ -104,29 +108,40 @@ def check(
     *,
     batch: int | None,
     precision: str,
-    by: Literal["engine", "parsed network"] = "engine",
+    by: By = "engine",
 ) -> list[dict[str, Any]]:
-    """Figures of every task of engine `graph`, as JSON records; `lone` is the backbone's own engine.
+    """As `judge`, of two engines that are open: `graph` answers every task, `lone` is the backbone's own."""
+    answers, alone = (ask(engine, references, batch) for engine in (graph, lone))
+    return judge(answers, alone, references, precision=precision, by=by)
+
+
+def ask(engine: Engine, references: References, batch: int | None) -> Answers:
+    """What an engine answers to the inputs of `references`, by output."""
+    return run_all(engine, references.inputs, batch)
+
+
+def judge(
+    answers: Answers, alone: Answers, references: References, *, precision: str, by: By = "engine"
+) -> list[dict[str, Any]]:
+    """Figures of every task, as JSON records. `alone`: what the backbone's own engine answered.
 
     `by` goes into the records: whether the engine itself answered, or the network that its compiler was given.
-    Raises ParityError, naming task, input and class, where a relative error exceeds the precision's tolerance,
-    and where a task answers more like another than like itself.
+    Raises BundleError for other outputs than the tasks', ParityError, naming task, input and class, where a relative
+    error exceeds the precision's tolerance, and where a task answers more like another than like itself.
     """
     tolerance = TOLERANCES[precision]
-    for engine, expected in ((graph, set(references.answers)), (lone, {BASE})):
-        if set(engine.outputs) != expected:
+    for found, expected in ((answers, set(references.answers)), (alone, {BASE})):
+        if set(found) != expected:
             raise BundleError(
-                f"an engine answers {', '.join(engine.outputs)}; expected {', '.join(sorted(expected))}",
+                f"an engine answers {', '.join(found)}; expected {', '.join(sorted(expected))}",
                 "export and compile the bundle again",
             )
-    answers = run_all(graph, references.inputs, batch)
-    alone = run_all(lone, references.inputs, batch)[BASE]
     figures = [
         figure
         for task, right in references.answers.items()
         for figure in compare(task, "stand-alone model", answers[task], right, references, tolerance)
     ]
-    figures += compare(BASE, "base engine", answers[BASE], alone, references, tolerance)
+    figures += compare(BASE, "base engine", answers[BASE], alone[BASE], references, tolerance)
     for task in references.answers:
         _check_own(task, answers[task], references)
     return [{**asdict(figure), "tolerance": tolerance, "by": by} for figure in figures]

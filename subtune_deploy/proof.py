@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .backends.base import ROLES, Engine, Inspectable, Target, source_file
 from .backends.onnxruntime import open_literally
 from .errors import BundleError, Unavailable
-from .parity import TOLERANCES, References, check, compare, run_all
+from .parity import TOLERANCES, By, References, check, compare, run_all
 from .spec import GRAPH
 
-BY: Literal["parsed network"] = "parsed network"
+BY: By = "parsed network"
 """What answered, in a parity figure: not the engine itself."""
 
 OTHER = "ONNX Runtime"

@@ -1,0 +1,215 @@
+"""Whether searching for the fastest plan pays: `compile --merge auto --lowering auto` against always and never merging.
+
+    python benchmarks/plans.py [--model M]... [--fork F]... [--tasks K]... [--target T]... [--seconds S]
+
+The cells are those of `peers.py`. In each, the search compiles plans, runs them by turns and takes one that is shown to
+be faster than the exported one, twice; then its engine, always merged, never merged and the lone base are timed anew,
+interleaved, over six loads, so that what the search saw is not what judges it. Finished lines of
+benchmarks/results/plans.jsonl are kept, with raw samples and all that was tried; the tables are plans.md beside it,
+--tables makes them anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from peer_engines import release
+from peers import FORKS, MODELS, Key, backbone_of
+
+from subtune_deploy.build import BuildOptions, build
+from subtune_deploy.bundle import Bundle, open_bundle
+from subtune_deploy.compiling import compile_bundle
+from subtune_deploy.conditions import noise_warnings, watch
+from subtune_deploy.environment import describe
+from subtune_deploy.lines import append_line, drop_torn_line, read_lines
+from subtune_deploy.loads import measure_loads
+from subtune_deploy.measure import ADAPTIVE, Engines, Protocol, fresh_batches
+from subtune_deploy.plan_search import fastest_plan
+from subtune_deploy.records import to_plain
+from subtune_deploy.result_tables import markdown
+from subtune_deploy.runtime import load_engine
+from subtune_deploy.spec import BASE, parse_layers
+from subtune_deploy.stats import Ratio, ratio_over_loads
+from subtune_deploy.targets import load_target
+from subtune_deploy.tasks import Task, candidate_task
+
+RESULTS = Path(__file__).parent / "results" / "plans.jsonl"
+COUNTS = (4, 8, 1)
+TARGETS = ("cpu", "openvino-cpu")
+ALWAYS, NEVER, AUTO = "always", "never", "auto"
+RACE = Protocol(seconds=4.0, precision=0.005)
+"""Of the plans of one axis, and of the winner and the one to beat."""
+
+Line = dict[str, Any]
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
+@click.option("--fork", "forks", multiple=True, type=click.Choice(FORKS), default=FORKS)
+@click.option("--tasks", "counts", multiple=True, type=click.IntRange(1), default=COUNTS, help="K")
+@click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), default=TARGETS)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=6.0, help="To judge, each cell.")
+@click.option("--minutes", type=click.FloatRange(0), default=240.0, help="No cell begins later.")
+@click.option("--tables", is_flag=True, help="Measure nothing.")
+def main(
+    models: tuple[str, ...], forks: tuple[str, ...], counts: tuple[int, ...], targets: tuple[str, ...],
+    seconds: float, minutes: float, tables: bool,
+) -> None:  # fmt: skip
+    """Measure what is missing, write."""
+    drop_torn_line(RESULTS)
+    start, known = time.monotonic(), {_key(line) for line in lines()}
+    asked = [Key(*each) for each in ((m, f, k, t) for k, f, m, t in product(counts, forks, models, targets))]
+    for key in () if tables else [key for key in asked if key not in known]:
+        if time.monotonic() - start > 60 * minutes:
+            click.echo(f"the time is up before {key}", err=True)
+            break
+        append_line(RESULTS, measured(key, replace(ADAPTIVE, seconds=seconds)))
+        click.echo(f"{(time.monotonic() - start) / 60:.1f} min: {key}: {_row(lines()[-1])}", err=True)
+        release()
+    if not lines():
+        raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
+    RESULTS.with_suffix(".md").write_text("".join(summary(lines())))
+    click.echo(RESULTS.with_suffix(".md").read_text())
+
+
+def lines() -> list[Line]:
+    """All that is kept."""
+    return [line for _, line in read_lines(RESULTS)] if RESULTS.exists() else []  # type: ignore[misc]
+
+
+def _key(line: Line) -> Key:
+    return Key(line["model"], line["fork"], line["tasks"], line["target"])
+
+
+def measured(key: Key, protocol: Protocol) -> Line:
+    """A line: what the search chose and tried, and the samples that judge it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bundles, found = _bundles(key, Path(scratch))
+
+        def load() -> Engines:
+            engines = {BASE: load_engine(bundles[ALWAYS], key.group, "base")}
+            return engines | {name: load_engine(each, key.group, "graph") for name, each in bundles.items()}
+
+        host = describe()
+        batches = fresh_batches(bundles[ALWAYS].manifest.input, 1)
+        with watch() as seen:
+            judged = measure_loads(load, batches, protocol)
+    return {
+        "model": key.model,
+        "fork": key.fork,
+        "layers": key.layers,
+        "tasks": key.tasks,
+        "target": key.group,
+        **found,
+        "samples": {name: [round(each, 9) for each in taken] for name, taken in judged.samples.items()},
+        "loads": judged.loads,
+        "settled": judged.settled,
+        "protocol": asdict(protocol),
+        "warnings": noise_warnings(host, judged.samples[BASE], seen.conditions),
+        "host": host,
+    }
+
+
+def _bundles(key: Key, folder: Path) -> tuple[dict[str, Bundle], Line]:
+    """Compiled in each way; where the exported plan is kept, the search's engine is that of always merging."""
+    backbone, target = backbone_of(key.model), load_target(key.group)
+    layers = parse_layers(key.layers, len(backbone.blocks))
+    tasks: Sequence[Task] = [
+        candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, key.tasks + 1)
+    ]
+    made = {
+        name: build(backbone, tasks, folder / name, BuildOptions(merge=name), sources=False)  # type: ignore[arg-type]
+        for name in (ALWAYS, NEVER)
+    }
+    start = time.monotonic()
+    with fastest_plan(made[ALWAYS], backbone, tasks, target, protocol=RACE) as found:
+        chosen = {"chosen": found.name, "tried": to_plain(found.tried), "seconds": time.monotonic() - start}
+        if found.graphs is not None:
+            shutil.copytree(folder / ALWAYS, folder / AUTO)
+            made[AUTO] = compile_bundle(open_bundle(folder / AUTO), found.target, **found.own)
+    return {
+        name: each if name == AUTO else compile_bundle(each, target) for name, each in made.items()
+    }, chosen
+
+
+# What it says
+
+
+def summary(found: Sequence[Line]) -> Iterator[str]:
+    """Markdown: of all cells together, then each."""
+    host = found[0]["host"]
+    yield (
+        f"`python benchmarks/plans.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32, {len(found)} cells. "
+        "Latency relative to the lone base, medians over six loads with 95 % intervals, timed after the search, "
+        "interleaved. Where the search kept the exported plan, its engine is that of always merging.\n\n"
+    )
+    yield markdown(
+        ("engine", "K", "cells", "auto over always", "auto over never", "other than always taken",
+         "auto slower than the better of both", "always over never, shown to be less / more than 1"),
+        _together(found),
+    )  # fmt: skip
+    yield "\n"
+    yield markdown(
+        ("cell", "always", "never", "auto", "over the better", "plan", "search"), map(_row, _ordered(found))
+    )
+
+
+def _ordered(found: Sequence[Line]) -> list[Line]:
+    return sorted(found, key=lambda line: (line["target"], line["tasks"], *map(line.get, ("model", "fork"))))
+
+
+def _together(found: Sequence[Line]) -> Iterator[Sequence[str]]:
+    for target, count in sorted({(line["target"], line["tasks"]) for line in found}):
+        mine = [line for line in found if (line["target"], line["tasks"]) == (target, count)]
+        merging = [_ratio(line, NEVER, ALWAYS) for line in mine]
+        taken = sum(AUTO in line["samples"] for line in mine)
+        yield (
+            target, str(count), str(len(mine)), _mean(mine, ALWAYS), _mean(mine, NEVER), f"{taken}",
+            str(sum(_over_better(line).low > 1 for line in mine)),
+            f"{sum(each.high < 1 for each in merging)} / {sum(each.low > 1 for each in merging)}",
+        )  # fmt: skip
+
+
+def _mean(found: Sequence[Line], other: str) -> str:
+    return f"{np.exp(np.mean([np.log(_ratio(line, other, _auto(line)).value) for line in found])):.3f}"
+
+
+def _over_better(line: Line) -> Ratio:
+    """Of the search's engine to the better of the two plain ones."""
+    better = min((ALWAYS, NEVER), key=lambda name: _ratio(line, BASE, name).value)
+    return _ratio(line, better, _auto(line))
+
+
+def _auto(line: Line) -> str:
+    return AUTO if AUTO in line["samples"] else ALWAYS
+
+
+def _ratio(line: Line, base: str, name: str) -> Ratio:
+    if base == name:
+        return Ratio(1.0, 1.0, 1.0)
+    return ratio_over_loads(line["samples"][base], line["samples"][name], line["loads"])
+
+
+def _row(line: Line) -> Sequence[str]:
+    ratios = (_ratio(line, BASE, name) for name in (ALWAYS, NEVER, _auto(line)))
+    over = _over_better(line)
+    return (
+        str(_key(line)),
+        *(f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})" for each in ratios),
+        f"{over.value:.3f} ({over.low:.3f} to {over.high:.3f})",
+        line["chosen"],
+        f"{line['seconds']:.0f} s",
+    )
+
+
+if __name__ == "__main__":
+    main()
