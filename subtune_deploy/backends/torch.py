@@ -80,7 +80,7 @@ def load(folder: Path, role: str, target: Target) -> Engine:
     """Open `program.pt2` and keep what `role` needs."""
     import torch
 
-    from .torch_folding import fold_batch_norms
+    from .torch_passes import fold_batch_norms, lay_channels_last
 
     if target.options:
         raise TargetError(
@@ -88,6 +88,7 @@ def load(folder: Path, role: str, target: Target) -> Engine:
         )
     module, outputs = _role(engine_file(folder, PROGRAM), role)
     fold_batch_norms(module)
+    lay_channels_last(module)
     value = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"]
     shape = tuple(length if isinstance(length, int) else None for length in value.shape)
     return TorchEngine(module, outputs, shape, target.threads or torch.get_num_threads())

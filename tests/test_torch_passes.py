@@ -1,7 +1,8 @@
-"""Batch-norms folded when an exported program is loaded: what goes, what stays, and the answers."""
+"""What happens to an exported program when it is loaded: what goes, what stays, and the answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tiny_networks import SIZE, backbone
 from torch import Tensor, nn
 
 from subtune_deploy.backends import torch as engine
-from subtune_deploy.backends.torch_folding import fold_batch_norms
+from subtune_deploy.backends.torch_passes import fold_batch_norms, lay_channels_last
 from subtune_deploy.build import plan_as
 from subtune_deploy.export import export
 from subtune_deploy.targets import load_target
@@ -35,10 +36,11 @@ class Pair(nn.Module):
         return torch.cat(normed + made if self.twice else normed)
 
 
-def program(twice: bool) -> tuple[torch.fx.GraphModule, Tensor]:
+def program(make: Callable[[], nn.Module]) -> tuple[torch.fx.GraphModule, Tensor]:
+    """As the exporter leaves it, and two pictures."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module, picture = Pair(twice).eval(), torch.randn(2, 3, 8, 8)
+        module, picture = make().eval(), torch.randn(2, 3, 8, 8)
     exported = torch.onnx.export(module, (picture,), dynamo=True, verbose=False)
     assert exported is not None
     assert exported.exported_program is not None
@@ -50,7 +52,7 @@ def norms(module: torch.fx.GraphModule) -> int:
 
 
 def test_uses_of_one_convolution_share_what_is_folded() -> None:
-    module, picture = program(twice=False)
+    module, picture = program(lambda: Pair(twice=False))
     wanted, before = module(picture), norms(module)
     assert fold_batch_norms(module) == before == 2
     assert norms(module) == 0
@@ -59,10 +61,30 @@ def test_uses_of_one_convolution_share_what_is_folded() -> None:
 
 
 def test_a_convolution_that_others_read_is_left_alone() -> None:
-    module, picture = program(twice=True)
+    module, picture = program(lambda: Pair(twice=True))
     wanted = module(picture)
     assert fold_batch_norms(module) == 0
     assert torch.equal(module(picture), wanted)
+
+
+class Flattening(nn.Module):
+    """Views of a convolution's values that are none when channels lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.convolution(picture).view(-1, 4, 36).transpose(1, 2)
+
+
+def test_channels_last_are_so_and_change_no_answer() -> None:
+    module, picture = program(Flattening)
+    wanted = module(picture)
+    assert not module.convolution.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    lay_channels_last(module)
+    assert module.convolution.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    torch.testing.assert_close(module(picture), wanted)
 
 
 @pytest.mark.parametrize("merge", ["always", "never"])

@@ -1,4 +1,4 @@
-"""Batch-norm folded into the convolution before it, in an exported program: each would be a pass of its own."""
+"""An exported program as PyTorch runs it faster on a CPU: batch-norms folded, channels last."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Pair:
 
 
 def fold_batch_norms(module: GraphModule) -> int:
-    """In place, wherever nothing but a batch-norm reads a convolution. Returns how many went.
+    """In place, wherever nothing but a batch-norm reads a convolution: it would be a pass of its own. Returns how many.
 
     Convolutions that share their constants, as those of several streams, share the folded ones.
     """
@@ -70,7 +70,7 @@ def _folded(module: GraphModule, pair: _Pair, name: str) -> tuple[Node, ...]:
     """The weight and the bias that do both, as nodes at the beginning."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    constants: list[Any] = [each and operator.attrgetter(str(each.target))(module) for each in pair.constants]
+    constants: list[Any] = [each and _value(module, each) for each in pair.constants]
     weight, bias, mean, variance, scale, shift = constants
     fused = fuse_conv_bn_weights(weight, bias, mean, variance, pair.epsilon, scale, shift)
     names = (f"{name}_weight", f"{name}_bias")
@@ -80,6 +80,10 @@ def _folded(module: GraphModule, pair: _Pair, name: str) -> tuple[Node, ...]:
         return tuple(module.graph.get_attr(each) for each in names)
 
 
+def _value(module: GraphModule, node: Node) -> Any:
+    return operator.attrgetter(str(node.target))(module)
+
+
 def _forget(module: GraphModule) -> None:
     """Constants that no node reads any more."""
     read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
@@ -87,3 +91,17 @@ def _forget(module: GraphModule) -> None:
         if name not in read:
             holder, _, attribute = name.rpartition(".")
             delattr(module.get_submodule(holder), attribute)
+
+
+def lay_channels_last(module: GraphModule) -> None:
+    """In place: the weights of convolutions, and so what these answer, of which not every view can be had without a copy."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in module.graph.find_nodes(op="call_function", target=aten.view.default):
+        node.target = aten.reshape.default
+    for node in module.graph.find_nodes(op="call_function", target=aten.conv2d.default):
+        if node.all_input_nodes[1].op == "get_attr":
+            weight = _value(module, node.all_input_nodes[1])
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    module.recompile()
