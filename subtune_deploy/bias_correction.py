@@ -7,7 +7,7 @@ correction: Nagel et al., Data-Free Quantization through Weight Equalization and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +47,13 @@ class _Layer:
         return 0 if self.node.op_type == "Conv" or _integer(self.node, "transB", 0) else 1
 
 
-def round_weights(model: ir.Model, feeds: Sequence[Batch], scratch: Path) -> None:
-    """Change weights and biases of convolutions and matrix products (Gemm) in place.
+def round_weights(model: ir.Model, feeds: Sequence[Batch], scratch: Path, kept: Collection[str] = ()) -> None:
+    """Change weights and biases of convolutions and matrix products (Gemm) in place, but of the nodes named `kept`.
 
     `feeds`: calibration data, float32, each a batch that the graph takes. `scratch`: an empty folder. A weight
     of several operators is rounded once; a bias of several gets the mean of their corrections.
     """
-    layers = list(_layers(model.graph))
+    layers = [layer for layer in _layers(model.graph) if layer.node.name not in kept]
     if not layers:
         return
     means = _means(model, layers, feeds, scratch)

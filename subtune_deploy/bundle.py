@@ -184,7 +184,7 @@ def compiler_source(graphs: Path, folder: Path, target: Target, calibration: Bat
         return graphs
     source = folder / SOURCE
     source.mkdir()
-    converted(graphs, source, target.precision, calibration, signed=signed(target))
+    converted(graphs, source, target.precision, calibration, signed=signed(target), keep=target.keep)
     return source
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from .backends import get_backend
 from .backends.base import ROLES, Batch, Engine, Inspectable, Progress, Target, silent, source_file
 from .backends.onnxruntime import open_literally
-from .bundle import Bundle, Checked, Compile, add_engine, engine_source
+from .bundle import Bundle, Checked, Compile, add_engine, compiler_source, engine_source
 from .errors import BundleError, Unavailable
 from .manifest import RESTORE
 from .parity import References, ask, judge
@@ -46,6 +46,16 @@ def compile_bundle(
         graphs=graphs,
         facts=facts,
     )
+
+
+def make_engine(graphs: Path, folder: Path, target: Target, calibration: Batch | None) -> None:
+    """Both roles of `graphs` for `target` in an empty folder, neither checked nor entered in a bundle.
+
+    For what is tried and may be left. Raises what compiling does.
+    """
+    backend, source = get_backend(target.backend), compiler_source(graphs, folder, target, calibration)
+    for role in ROLES:
+        backend.compile(source, folder, role, target)
 
 
 def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = False) -> Checked:

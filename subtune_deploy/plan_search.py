@@ -22,23 +22,21 @@ from typing import Any
 
 from .backbone import Backbone
 from .backends import get_backend
-from .backends.base import ROLES, Batch, Engine, Progress, Target, Tunable, silent
+from .backends.base import Batch, Engine, Progress, Target, Tunable, silent
 from .build import Say, grouped_units, plan_as
-from .bundle import Bundle, Compile, compiler_source
-from .compiling import check_engine
+from .bundle import Bundle, Compile
+from .compiling import check_engine, make_engine
 from .environment import usable_cores
 from .errors import SubtuneError, Unavailable
 from .export import export
-from .measure import Measurement, Protocol, fresh_batches, measure
+from .measure import Protocol
 from .plan import Merge, Plan
-from .racing import Tried, race
+from .racing import COMPARISON, Tried, by_turns, race
 from .records import to_plain
-from .runtime import failed, open_engine
+from .runtime import open_engine
 from .staging import told_as
 from .tasks import Task
 
-COMPARISON = Protocol(seconds=10.0, precision=0.005)
-"""Of the plans of one axis by turns, and of the winner and the one to beat alone."""
 LATE, SINGLE = 3, 4
 """Stages at which packing may begin, and forked blocks up to which each is tried as the only grouped one."""
 BATCHES = (4, 8, 16)
@@ -232,7 +230,9 @@ class _Search:
         self.say(f"running by turns: {', '.join(opens)}")
         others = [name for name in opens if name != best]
         winner, tried = race(
-            best, others, lambda names: self._measured({name: opens[name]() for name in names})
+            best,
+            others,
+            lambda names: by_turns(self.bundle, {name: opens[name]() for name in names}, self.protocol),
         )
         self.tried += tried
         return winner
@@ -255,10 +255,7 @@ class _Search:
         """Checked against the stand-alone models."""
         folder = self._folder() / "engine"
         folder.mkdir()
-        backend = get_backend(self.target.backend)
-        source = compiler_source(graphs, folder, self.target, self.calibration)
-        for role in ROLES:
-            backend.compile(source, folder, role, self.target)
+        make_engine(graphs, folder, self.target, self.calibration)
         check_engine(self.bundle, self.target, folder)
         return _Made(name, plan, graphs, folder)
 
@@ -271,15 +268,6 @@ class _Search:
         folder = self.place / str(self.count)
         folder.mkdir()
         return folder
-
-    def _measured(self, engines: Mapping[str, Engine]) -> Measurement:
-        batches = fresh_batches(self.bundle.manifest.input, self.bundle.manifest.batch or 1)
-        try:
-            return measure(engines, batches, self.protocol)
-        except SubtuneError:
-            raise
-        except Exception as error:  # the libraries' own, which share no base class
-            raise failed(self.target.name, error) from error
 
 
 def _new(plans: Plans, best: Plan) -> dict[str, Plan]:

@@ -6,6 +6,7 @@ all else that was float32 is narrow. Names of weights stay. int8: `quantization`
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from .backends.base import ROLES, Batch, Target, not_compiled, provider, source_file
 from .calibration import check_calibration
 from .errors import BundleError, InputError, ModelError, SubtuneError, did_you_mean
-from .quantization import SIGNED, UNSIGNED, quantized
+from .quantization import SIGNED, UNSIGNED, belongs, quantized
 from .spec import INPUT
 
 if TYPE_CHECKING:
@@ -46,24 +47,36 @@ def _on_cpu(target: Target) -> bool:
 
 
 def converted(
-    source: Path, out: Path, precision: str, calibration: Batch | None, *, signed: bool = True
+    source: Path,
+    out: Path,
+    precision: str,
+    calibration: Batch | None,
+    *,
+    signed: bool = True,
+    keep: Collection[str] = (),
+    roles: Sequence[str] = ROLES,
 ) -> None:
     """Write graph.onnx and base.onnx of `source`, both float32, into the folder `out` in fp16, bf16 or int8.
 
-    `calibration`: for int8, inputs float32 (n, C, H, W) like those that will be met; `signed`: its activations.
-    Weights that lie beside a graph (`NAME.data`) will do so again. The same files give the same bytes. Raises
-    BundleError (no such graph), InputError (calibration), ModelError (a weight that the precision cannot hold).
+    `calibration`: for int8, inputs float32 (n, C, H, W) like those that will be met; `signed`: its activations;
+    `keep`: units of it that stay in float32. `roles`: one of the two graphs alone. Weights that lie beside a graph
+    (`NAME.data`) will do so again. The same files give the same bytes. Raises BundleError (no such graph), InputError
+    (calibration, a unit that graph.onnx has not), ModelError (a weight that the precision cannot hold).
     """
     if precision not in PRECISIONS:
         raise InputError(f"no graph can be in precision {precision!r}", did_you_mean(precision, PRECISIONS))
     import onnx_ir as ir
 
-    for role in ROLES:
+    for role in roles:
         path = source_file(source, f"{role}.onnx")
         model = _load(path)
+        if role == "graph":  # the other has no forks
+            _check_kept(model, keep)
         try:
             model = (
-                narrowed(model, precision) if precision in NARROW else _in_int8(model, calibration, signed)
+                narrowed(model, precision)
+                if precision in NARROW
+                else _in_int8(model, calibration, signed, keep)
             )
         except SubtuneError:
             raise
@@ -112,7 +125,16 @@ def _load(path: Path) -> ir.Model:
     return model
 
 
-def _in_int8(model: ir.Model, calibration: Batch | None, signed: bool) -> ir.Model:
+def _check_kept(model: ir.Model, keep: Collection[str]) -> None:
+    names = [str(node.name) for node in model.graph]
+    for unit in keep:
+        if not any(belongs(name, (unit,)) for name in names):
+            scopes = [name.partition("/")[0].split(".") for name in names if "." in name]
+            known = dict.fromkeys(".".join(scope[:n]) for scope in scopes for n in (1, 2))
+            raise InputError(f"keep names {unit!r}, which the graph has not", did_you_mean(unit, known))
+
+
+def _in_int8(model: ir.Model, calibration: Batch | None, signed: bool, keep: Collection[str]) -> ir.Model:
     if calibration is None:
         raise InputError(
             "int8 needs calibration data, none was given", "give pictures like those to be deployed on"
@@ -120,7 +142,7 @@ def _in_int8(model: ir.Model, calibration: Batch | None, signed: bool) -> ir.Mod
     shape = model.graph.inputs[0].shape
     assert shape is not None
     checked = check_calibration(calibration, shape[1:])
-    return quantized(model, checked, SIGNED if signed else UNSIGNED)
+    return quantized(model, checked, SIGNED if signed else UNSIGNED, keep)
 
 
 def _kept(model: ir.Model) -> set[ir.Value]:

@@ -3,14 +3,14 @@
 Weights are signed and symmetric, one scale for each output channel. Ranges of activations are the least and the
 largest value met on the calibration data; where several streams run packed through shared blocks, they share one
 range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes, `UNSIGNED` what
-runs fastest on a CPU.
+runs fastest on a CPU. Units that are kept compute in float32, on values that others may have rounded before.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +61,10 @@ UNSIGNED = Form(
 """What lies between them is quantised too, with a zero point, which makes ReLU part of the rounding."""
 
 
-def quantized(model: ir.Model, calibration: Batch, form: Form = SIGNED) -> ir.Model:
-    """`model` in int8; `calibration` is float32 (n, C, H, W), of the shape of its one input.
+def quantized(
+    model: ir.Model, calibration: Batch, form: Form = SIGNED, keep: Collection[str] = ()
+) -> ir.Model:
+    """`model` in int8 but for the units `keep`; `calibration` is float32 (n, C, H, W), of the shape of its one input.
 
     A weight `NAME` becomes `NAME_quantized` with `NAME_scale` and `NAME_zero_point`. A graph of a fixed batch
     is fed so many at a time; the first inputs are repeated to fill the last batch. `model` is left rounded.
@@ -71,8 +73,9 @@ def quantized(model: ir.Model, calibration: Batch, form: Form = SIGNED) -> ir.Mo
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
+    kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
-        round_weights(model, feeds, Path(scratch))
+        round_weights(model, feeds, Path(scratch), kept)
         plain, result = Path(scratch, "plain.onnx"), Path(scratch, "quantized.onnx")
         ir.save(model, plain, external_data=f"{plain.name}.data")
         quantize_static(
@@ -81,7 +84,7 @@ def quantized(model: ir.Model, calibration: Batch, form: Form = SIGNED) -> ir.Mo
             _Reader(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(form.operators),
-            nodes_to_exclude=_delicate(model),
+            nodes_to_exclude=[*_delicate(model), *sorted(kept)],
             per_channel=True,
             activation_type=QuantType[form.activations],
             weight_type=QuantType.QInt8,
@@ -93,6 +96,19 @@ def quantized(model: ir.Model, calibration: Batch, form: Form = SIGNED) -> ir.Mo
     found.metadata_props.clear()
     found.metadata_props.update(model.metadata_props)
     return found
+
+
+def belongs(node: str, units: Collection[str]) -> bool:
+    """Whether a node, by its name (`block13.birds.conv1/Conv`), is one of these units (`block13`, `block13.birds`)."""
+    scope = f"{node.partition('/')[0]}."
+    return any(scope.startswith(f"{unit}.") for unit in units)
+
+
+def versions(model: ir.Model) -> tuple[str, ...]:
+    """Units with their versions (`block13.birds`) that have weights to round, in the order of the graph."""
+    weighted = (str(node.name) for node in model.graph if node.op_type in WEIGHTED)
+    scopes = (name.partition("/")[0].split(".") for name in weighted)
+    return tuple(dict.fromkeys(".".join(scope[:2]) for scope in scopes if len(scope) > 1))
 
 
 class _Reader:

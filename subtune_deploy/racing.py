@@ -6,11 +6,18 @@ must be shown twice, by engines that are opened anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .measure import Measurement
+from .backends.base import Engine
+from .bundle import Bundle
+from .errors import SubtuneError
+from .measure import Measurement, Protocol, fresh_batches, measure
+from .runtime import failed
 from .stats import Ratio
+
+COMPARISON = Protocol(seconds=10.0, precision=0.005)
+"""Of several by turns, and of the winner and the one to beat alone."""
 
 Measured = Callable[[Sequence[str]], Measurement]
 """Of engines by name, opened and run by turns; ratios are to the first one."""
@@ -26,14 +33,30 @@ class Tried:
     failed: str = ""
 
 
-def race(best: str, others: Sequence[str], measured: Measured) -> tuple[str, list[Tried]]:
-    """The fastest of `others` whose 95 % interval lies below `best`, both by turns with all and alone; else `best`."""
-    seen = measured((best, *others))
-    ratios = {name: seen.ratio(name) for name in others}
+def race(
+    best: str, others: Sequence[str], measured: Measured, besides: Sequence[str] = ()
+) -> tuple[str, list[Tried]]:
+    """The fastest of `others` whose 95 % interval lies below `best`, both by turns with all and alone; else `best`.
+
+    `besides` run with them, and are told; whatever they take, they are not chosen.
+    """
+    seen = measured((best, *others, *besides))
+    ratios = {name: seen.ratio(name) for name in (*others, *besides)}
     tried = [Tried(name, best, ratio) for name, ratio in ratios.items()]
-    shown = [name for name, ratio in ratios.items() if ratio.high < 1]
+    shown = [name for name in others if ratios[name].high < 1]
     if not shown:
         return best, tried
     winner = min(shown, key=lambda name: ratios[name].value)
     again = measured((best, winner)).ratio(winner)
     return (winner if again.high < 1 else best), [*tried, Tried(winner, best, again)]
+
+
+def by_turns(bundle: Bundle, engines: Mapping[str, Engine], protocol: Protocol) -> Measurement:
+    """Engines of the bundle's tasks on batches of its size, or one picture where that is open. Raises CheckFailed."""
+    batches = fresh_batches(bundle.manifest.input, bundle.manifest.batch or 1)
+    try:
+        return measure(engines, batches, protocol)
+    except SubtuneError:
+        raise
+    except Exception as error:  # the libraries' own, which share no base class
+        raise failed(", ".join(engines), error) from error

@@ -90,7 +90,7 @@ def _read(path: Path) -> Target:
 
 
 def check_target(target: Target) -> None:
-    """Raise InputError for a name, backend, precision, thread count or datasheet that cannot be."""
+    """Raise InputError for a name, backend, precision, kept units, thread count or datasheet that cannot be."""
     if not re.fullmatch(NAME, target.name):
         raise InputError(f"name is {target.name!r}", "it names a folder: use letters, digits, - and _")
     if target.backend not in KNOWN:
@@ -99,6 +99,11 @@ def check_target(target: Target) -> None:
     if target.precision not in precisions:
         raise InputError(
             f"precision is {target.precision!r}", f"{target.backend} has {', '.join(precisions)}"
+        )
+    if target.keep and target.precision != "int8":
+        raise InputError(
+            f"keep leaves units of an int8 graph in float32, the precision is {target.precision}",
+            'take keep out, or give precision = "int8"',
         )
     if not 0 <= target.threads <= MOST_THREADS:
         raise InputError(f"threads is {target.threads}", "give a count, or 0 to leave it to the backend")

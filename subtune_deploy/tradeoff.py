@@ -15,11 +15,13 @@ from typing import Any
 from .errors import InputError
 from .latency_model import Anchor, Predict, anchor
 from .pareto import Point, front
+from .precision_search import Found
 from .results import Result, check_comparable, nearest_heads, of_target, read_results
 from .run_folder import check_blocks
 from .stats import NORMAL, Interval, mean_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
+    COLOURS,
     MARKERS,
     caption,
     colour,
@@ -248,6 +250,40 @@ def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen:
         if chosen:
             handles.append(key(f"chosen: {chosen.fork}", "black", marker="*", markersize=9, linestyle=""))
         legend_below(figure, handles)
+
+
+def draw_precisions(found: Found, path: Path) -> None:
+    """Inputs that change their class by latency, both against fp32; those that nothing beats as a line.
+
+    Hollow: beyond the tolerance, which is the dashed line. Raises what `drawn` does.
+    """
+    timed = [(each, each.ratio) for each in found.options if each.ratio]
+    with drawn(path, size=(6.6, 4.4)) as (figure, ((place,),)):
+        for each, ratio in timed:
+            face = COLOURS[0] if each.within else "white"
+            place.errorbar(
+                ratio.value, each.changed, xerr=_arms(ratio), color=COLOURS[0], elinewidth=0.6, marker=MARKERS[0],
+                markersize=4.5, markerfacecolor=face,
+            )  # fmt: skip
+            if each.name == found.name:
+                place.plot(ratio.value, each.changed, "*", color="black", markersize=12, zorder=5)
+            place.annotate(
+                each.name, (ratio.value, each.changed), (4, 4), textcoords="offset points", fontsize=7
+            )
+        best = sorted((ratio.value, each.changed) for each, ratio in timed if each.front)
+        place.plot(*zip(*best, strict=True), color="0.3", zorder=0)
+        place.axhline(found.max_changed, color="0.6", linestyle="--", linewidth=0.8)
+        place.set(xlabel="latency, times that of fp32", ylabel="inputs with another class than in fp32")
+        in_percent(place)
+        legend_below(
+            figure,
+            [
+                key("not dominated", "0.3"),
+                key("tolerance", "0.6", linestyle="--"),
+                key(f"chosen: {found.name}", "black", marker="*", markersize=9, linestyle=""),
+                key("beyond the tolerance", COLOURS[0], marker="o", linestyle="", markerfacecolor="white"),
+            ],
+        )
 
 
 def _arms(interval: Interval) -> list[list[float]]:

@@ -31,6 +31,19 @@ def test_the_fastest_is_run_once_more_alone() -> None:
     ]  # fmt: skip
 
 
+def test_what_runs_besides_is_told_and_never_taken() -> None:
+    def measured(names: Sequence[str]) -> Measurement:
+        seconds = {"a": 0.9, "quick": 0.1}
+        return Measurement(Protocol(), {name: (seconds.get(name, 1.0),) * 24 for name in names}, True)
+
+    winner, tried = race("old", ["a"], measured, ["quick"])
+    assert winner == "a"
+    assert [(each.name, each.ratio.value) for each in tried if each.ratio] == [
+        ("a", pytest.approx(0.9)), ("quick", pytest.approx(0.1)), ("a", pytest.approx(0.9))
+    ]  # fmt: skip
+    assert race("old", [], measured, ["quick"])[0] == "old"
+
+
 def test_what_is_not_shown_again_is_not_taken() -> None:
     assert raced({"b": 0.8}, {"b": 1.0})[0] == "old"
 

@@ -49,7 +49,8 @@ class Rate:
 class Target:
     """A recipe: which backend, at which precision, with how many threads (0: the backend's own choice).
 
-    `options` go to the backend as they are. `datasheet` holds peak rates for the cost model.
+    `options` go to the backend as they are. `datasheet` holds peak rates for the cost model. `keep`: units, or one
+    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`).
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     datasheet: Mapping[str, Rate] = field(default_factory=dict)
     not_run_on_hardware: bool = False
+    keep: tuple[str, ...] = ()
 
 
 def provider(target: Target) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ import click
 from ..errors import Unavailable
 from .common import (
     UNASKED,
-    Command,
     bar,
     bundle_argument,
     calibrate_option,
@@ -25,14 +23,10 @@ from .common import (
     read_inputs,
     targets_option,
 )
+from .engine_search import read_search, search_options
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..backends.base import Batch, Target
     from ..bundle import Bundle, Checked
-    from ..plan_search import Fastest
-    from ..stats import Ratio
-    from ..tasks import Task
 
 NOT_RUN = (
     "not yet run on hardware: its device is not here; checked is what the compiler was given, and its file"
@@ -41,42 +35,18 @@ NOT_RUN = (
 NOT_COMPARED = "no answers were compared"
 
 
-def _axis(flag: str, what: str) -> Callable[[Command], Command]:
-    """What of a plan is left as it was exported, or searched for."""
-    return click.option(
-        flag,
-        type=click.Choice(["exported", "auto"]),
-        default="exported",
-        show_default=True,
-        help=f"auto: {what} where that is measured to be fastest.",
-    )
-
-
 @click.command("compile")
 @bundle_argument
 @targets_option
 @calibrate_option
-@_axis("--merge", "pack streams")
-@_axis("--lowering", "group forked blocks")
-@click.option(
-    "--settings",
-    type=click.Choice(["recipe", "auto"]),
-    default="recipe",
-    show_default=True,
-    help="auto: threads and options of the backend that are measured to be fastest on this machine.",
-)
-@click.option(
-    "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
-)
-def compile_(
-    folder: Path, targets: tuple[str, ...], calibrate: Path | None, merge: str, lowering: str, settings: str,
-    model: str | None,
-) -> None:  # fmt: skip
+@search_options
+def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None, **asked: Any) -> None:
     """Engines for targets, kept if every task answers rightly.
 
     With --merge auto and --lowering auto, plans are compiled and run by turns on each target; one that is shown to be
     faster than the exported one is taken, and kept with what it was measured against; with --settings auto, so are
-    threads and options of the backend.
+    threads and options of the backend; with --precision auto, precisions whose answers stay near those of fp32, in
+    int8 with the units that it costs most left in fp32.
     """
     from ..backends import get_backend
     from ..bundle import open_bundle
@@ -88,20 +58,17 @@ def compile_(
     for recipe in recipes:
         get_backend(recipe.backend)  # told before the first engine is built, not between two
     calibration = read_inputs(calibrate, folder)
-    search = _Search(merge == "auto", lowering == "auto", settings == "auto", calibration)
-    made = _made_from(bundle, model) if search.merge or search.lowering else (None, [])
+    search = read_search(bundle, recipes, calibration, asked)
     for recipe in recipes:
         with (
             _reported(recipe.name),
-            search.fastest(bundle, recipe, made) as found,
+            search.chosen(bundle, recipe) as chosen,
             bar(f"compiling for {recipe.name}") as tick,
         ):
-            own: dict[str, Any] = found.own if found else {}
-            chosen = found.target if found else recipe
-            bundle = compile_bundle(bundle, chosen, calibration=calibration, progress=tick, **own)
+            own = chosen.own
+            bundle = compile_bundle(bundle, chosen.target, calibration=calibration, progress=tick, **own)
         click.echo(f"engine {recipe.name}:")
-        if found:
-            _print_plans(found)
+        chosen.show()
         if any(figure.get("engine") == recipe.name for figure in bundle.manifest.parity):
             _print_parity(bundle, recipe.name)
         else:
@@ -109,53 +76,6 @@ def compile_(
         if not bundle.manifest.engines[recipe.name].ran:
             click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
-
-
-def _made_from(bundle: Bundle, model: str | None) -> tuple[Backbone, list[Task]]:
-    from ..sources import read_sources
-
-    messages.print("making the bundle's network and tasks again")
-    return read_sources(bundle, model)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """What is asked of the plan, and of the recipe."""
-
-    merge: bool
-    lowering: bool
-    settings: bool
-    calibration: Batch | None
-
-    @contextmanager
-    def fastest(
-        self, bundle: Bundle, target: Target, made: tuple[Backbone | None, list[Task]]
-    ) -> Iterator[Fastest | None]:
-        """None where nothing was asked."""
-        if not (self.merge or self.lowering or self.settings):
-            yield None
-            return
-        from ..plan_search import fastest_plan
-
-        with fastest_plan(
-            bundle, *made, target, merge=self.merge, lowering=self.lowering, settings=self.settings,
-            calibration=self.calibration, say=lambda line: messages.print(f"{target.name}: {line}"),
-        ) as found:  # fmt: skip
-            yield found
-
-
-def _print_plans(found: Fastest) -> None:
-    """What was tried, and what was kept."""
-    rows = [(each.name, each.against, each.failed or _range(each.ratio)) for each in found.tried]
-    if rows:
-        print_table(("tried", "against", "times as long"), rows)
-    click.echo(f"plan: {found.name}")
-    chosen = {"threads": found.target.threads or "as the backend chooses", **found.target.options}
-    click.echo(f"settings: {', '.join(f'{key} {value}' for key, value in chosen.items())}")
-
-
-def _range(ratio: Ratio | None) -> str:
-    return "" if ratio is None else f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 @contextmanager
