@@ -94,7 +94,7 @@ def _forget(module: GraphModule) -> None:
 
 
 def lay_channels_last(module: GraphModule) -> None:
-    """In place: the weights of convolutions, and so what these answer, of which not every view can be had without a copy."""
+    """In place: the weights of convolutions, and so what these answer. Views of that may have to be copies."""
     import torch
 
     aten = torch.ops.aten
