@@ -50,7 +50,7 @@ def measure_loads(
 
     run, once = partial(measure, batches=batches, hot=hot, clock=clock), replace(protocol, loads=1)
     part = replace(once, seconds=protocol.seconds / protocol.loads)
-    with _only_what_is_new_collected():
+    with only_what_is_new_collected():
         engines = load()
         if protocol.loads == 1 or clock() - start > protocol.seconds:
             return replace(run(engines, protocol=once, progress=progress), protocol=protocol)
@@ -66,7 +66,7 @@ def measure_loads(
 
 
 @contextmanager
-def _only_what_is_new_collected() -> Iterator[None]:
+def only_what_is_new_collected() -> Iterator[None]:
     """Else a collection looks at all that PyTorch holds, for half a second."""
     gc.freeze()
     try:

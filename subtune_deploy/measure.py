@@ -178,7 +178,7 @@ def measure(
     """
     _check(engines, batches, protocol)
     stage = _Stage(engines, batches[:1] if hot else batches, hot, clock, progress)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         _fixed(stage, protocol) if protocol.rounds else _until_settled(stage, protocol, fewest)
     samples = {name: tuple(taken) for name, taken in stage.samples.items()}
     device = {name: tuple(taken) for name, taken in stage.device.items() if taken}
@@ -196,16 +196,22 @@ def settled(samples: Samples, precision: float, loads: Sequence[int] = ()) -> bo
     return max((*medians, *ratios), default=0.0) <= precision
 
 
-def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0) -> list[Batch]:
+def order(names: Sequence[str], turn: int) -> list[str]:
+    """Who runs when: who begins changes with each pair of rounds, of which the second goes backwards."""
+    first = turn // 2 % len(names)
+    found = [*names[first:], *names[:first]]
+    return found if turn % 2 == 0 else found[::-1]
+
+
+def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0, fewest: int = BATCHES[0]) -> list[Batch]:
     """Normal random inputs (size, C, H, W), in so many buffers that together they outgrow the last cache.
 
-    At most 256 of them, so a tiny input may still fit.
+    At least `fewest` and at most 256 of them, so a tiny input may still fit.
     """
     rng = np.random.default_rng(seed)
     count = 2 * last_level_cache() // (4 * size * int(np.prod(spec.shape)))
-    low, high = BATCHES
     shape = (size, *spec.shape)
-    return [rng.standard_normal(shape, dtype=np.float32) for _ in range(min(max(count, low), high))]
+    return [rng.standard_normal(shape, dtype=np.float32) for _ in range(min(max(count, fewest), BATCHES[1]))]
 
 
 class _Stage:
@@ -225,11 +231,8 @@ class _Stage:
         self.turn, self.runs, self.told, self.tell = 0, 0, clock(), progress
 
     def round(self, *, keep: bool = True) -> None:
-        """Every engine once. Who begins changes with each pair of rounds, of which the second goes backwards."""
-        names = list(self.engines)
-        first = self.turn // 2 % len(names)
-        order = names[first:] + names[:first]
-        for name in order if self.turn % 2 == 0 else reversed(order):
+        """Every engine once."""
+        for name in order(list(self.engines), self.turn):
             self._run(name, keep)
         self.turn += 1
 
@@ -294,7 +297,7 @@ def _check(engines: Engines, batches: Sequence[Batch], protocol: Protocol) -> No
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Python's collector would otherwise land in somebody's sample."""
     was_enabled = gc.isenabled()
     gc.disable()

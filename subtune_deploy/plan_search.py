@@ -5,7 +5,7 @@
 
 The plan that the bundle was exported with is the one to beat, see `racing`. First it is asked where streams should be
 packed, then, of the best of these, which forked blocks should run as one grouped operator, then with which settings of
-the backend. What is measured is a batch of the bundle's size, or one picture where that is open.
+the backend. What is measured is a batch of the bundle's size or, where that is open, of as many pictures as asked for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .errors import SubtuneError, Unavailable
 from .export import export
 from .measure import Protocol
 from .plan import Merge, Plan
-from .racing import COMPARISON, Tried, by_turns, race
+from .racing import COMPARISON, Tried, batch_size, by_turns, race
 from .records import to_plain
 from .runtime import open_engine
 from .staging import told_as
@@ -48,6 +48,7 @@ class Fastest:
     """`graphs`: its ONNX files in float32, None where they are the bundle's; `make`: takes what was compiled already.
 
     Both last as long as the context does. `target`: the recipe, with the fastest settings if these were searched.
+    `pictures`: in each batch that was measured.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Fastest:
     graphs: Path | None
     make: Compile
     tried: tuple[Tried, ...]
+    pictures: int
 
     @property
     def own(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class Fastest:
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifest keeps of what it was held against, and of graphs that are not the bundle's."""
-        told = {"searched": to_plain(self.tried)}
+        told = {"searched": to_plain(self.tried), "pictures": self.pictures}
         plan = {name: getattr(self.plan, name) for name in ("merge", "grouped", "rejoins", "most")}
         return told if self.graphs is None else {**told, "plan": to_plain(plan)}
 
@@ -80,6 +82,7 @@ def fastest_plan(
     merge: bool = True,
     lowering: bool = True,
     settings: bool = False,
+    pictures: int | None = None,
     calibration: Batch | None = None,
     protocol: Protocol = COMPARISON,
     say: Say = lambda line: None,
@@ -87,24 +90,26 @@ def fastest_plan(
     """The plan whose engine for `target` answers soonest, of those that `merge` and `lowering` leave open; with
     `settings` also threads and options of the recipe, where its backend has any to choose from.
 
-    `backbone`, `tasks`: what `bundle` was made from; settings alone need none. `calibration`: inputs (n, C, H, W) that
-    an int8 target needs.
+    `backbone`, `tasks`: what `bundle` was made from; settings alone need none. `pictures`: the batch that it is
+    to be fastest for, by default 1; a bundle of a fixed batch takes its own alone. `calibration`: inputs (n, C, H, W)
+    that an int8 target needs.
     Plans that cannot be exported or compiled, or whose engines answer wrongly, are told and left out, but for the
     bundle's own. Raises Unavailable, also where the target's device is not here, ParityError, BundleError, InputError.
     """
+    size = batch_size(bundle, pictures)
     if not get_backend(target.backend).probe().runs:
         raise Unavailable(
             f"plans for {target.name} cannot be run: its device is not here", "search on the device"
         )
     with tempfile.TemporaryDirectory(prefix="subtune-plans-") as folder:
-        search = _Search(bundle, backbone, tasks, target, calibration, protocol, say, Path(folder))
+        search = _Search(bundle, backbone, tasks, target, size, calibration, protocol, say, Path(folder))
         best = search.exported()
         for axis in [axis for asked, axis in ((merge, _merges), (lowering, _lowerings)) if asked]:
             assert backbone is not None
             best = search.raced(best, axis(backbone, tasks, best.plan, bundle.manifest.batch))
         found = search.tuned(best) if settings else target
         graphs = None if best.graphs == bundle.path else best.graphs
-        yield Fastest(best.name, best.plan, found, graphs, _taking(best.folder), tuple(search.tried))
+        yield Fastest(best.name, best.plan, found, graphs, _taking(best.folder), tuple(search.tried), size)
 
 
 # What there is to choose from: plans by what is special about them
@@ -172,6 +177,7 @@ class _Search:
     backbone: Backbone | None
     tasks: Sequence[Task]
     target: Target
+    pictures: int
     calibration: Batch | None
     protocol: Protocol
     say: Say
@@ -232,7 +238,9 @@ class _Search:
         winner, tried = race(
             best,
             others,
-            lambda names: by_turns(self.bundle, {name: opens[name]() for name in names}, self.protocol),
+            lambda names: by_turns(
+                self.bundle, {name: opens[name]() for name in names}, self.protocol, self.pictures
+            ),
         )
         self.tried += tried
         return winner

@@ -36,7 +36,7 @@ from .measure import Measurement, Protocol
 from .pareto import Point, front
 from .parity import relative_errors, run_all
 from .precision import signed
-from .racing import COMPARISON, Tried, by_turns, race
+from .racing import COMPARISON, Tried, batch_size, by_turns, race
 from .records import to_plain
 from .runtime import open_engine
 from .sensitivity import fewest, sensitivities
@@ -107,17 +107,19 @@ def fastest_precision(
     *,
     max_changed: float = 0.01,
     graphs: Path | None = None,
+    pictures: int | None = None,
     protocol: Protocol = COMPARISON,
     say: Callable[[str], None] = lambda line: None,
 ) -> Found:
     """The recipe like `target`, which is one in fp32, in the precision that answers soonest within the tolerance.
 
     `calibration`, `held_out`: different inputs float32 (n, C, H, W); `max_changed`: the tolerance, 0..1; `graphs`: a
-    folder with other graphs of the bundle's tasks. One that is not shown to be faster, twice, is not taken. Raises
-    InputError, Unavailable where the target's device is not here, and what the engine in fp32 raises; other precisions
-    that fail are told and left out.
+    folder with other graphs of the bundle's tasks; `pictures`: see `racing.batch_size`. One that is not shown to be
+    faster, twice, is not taken. Raises InputError, Unavailable where the target's device is not here, and what the
+    engine in fp32 raises; other precisions that fail are told and left out.
     """
     check_search(bundle, target, max_changed)
+    size = batch_size(bundle, pictures)
     _check_inputs(bundle, calibration, held_out)
     if 0 < max_changed < 1 / len(held_out):
         enough = math.ceil(1 / max_changed)
@@ -132,7 +134,7 @@ def fastest_precision(
                 search.attempt(precision)
         if "int8" in KNOWN[target.backend].precisions:
             search.eight_bits()
-        name, tried = search.raced(protocol)
+        name, tried = search.raced(protocol, size)
         timed = [replace(each, ratio=_first(each.name, tried)) for each in search.options.values()]
     counts = (len(held_out), len(calibration))
     chosen = search.recipe(search.options[name])
@@ -262,7 +264,7 @@ class _Search:
         self.attempt("int8", keep)
         return self.options[_name("int8", keep)].within
 
-    def raced(self, protocol: Protocol) -> tuple[str, list[Tried]]:
+    def raced(self, protocol: Protocol, pictures: int) -> tuple[str, list[Tried]]:
         """The name of the fastest within the tolerance; all that could be made are timed."""
         others = [each for each in self.options.values() if each.name != PLAIN and not each.failed]
         if not others:
@@ -271,7 +273,7 @@ class _Search:
 
         def measured(names: Sequence[str]) -> Measurement:
             engines = {name: self.open(self.options[name]) for name in names}
-            return by_turns(self.bundle, engines, protocol)
+            return by_turns(self.bundle, engines, protocol, pictures)
 
         within, beyond = ([e.name for e in others if e.within is wanted] for wanted in (True, False))
         return race(PLAIN, within, measured, beyond)

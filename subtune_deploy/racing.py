@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from .backends.base import Engine
 from .bundle import Bundle
-from .errors import SubtuneError
+from .errors import InputError
 from .measure import Measurement, Protocol, fresh_batches, measure
-from .runtime import failed
+from .runtime import engine_errors
 from .stats import Ratio
 
 COMPARISON = Protocol(seconds=10.0, precision=0.005)
@@ -51,12 +51,21 @@ def race(
     return (winner if again.high < 1 else best), [*tried, Tried(winner, best, again)]
 
 
-def by_turns(bundle: Bundle, engines: Mapping[str, Engine], protocol: Protocol) -> Measurement:
-    """Engines of the bundle's tasks on batches of its size, or one picture where that is open. Raises CheckFailed."""
-    batches = fresh_batches(bundle.manifest.input, bundle.manifest.batch or 1)
-    try:
-        return measure(engines, batches, protocol)
-    except SubtuneError:
-        raise
-    except Exception as error:  # the libraries' own, which share no base class
-        raise failed(", ".join(engines), error) from error
+def batch_size(bundle: Bundle, pictures: int | None) -> int:
+    """In which batches engines run by turns: `pictures` (default: 1) if the bundle's batch is open, else its own.
+
+    Raises InputError for another one.
+    """
+    fixed = bundle.manifest.batch
+    if fixed and pictures not in (None, fixed):
+        raise InputError(
+            f"{bundle.path} takes batches of {fixed}, not {pictures}",
+            "leave it away, or export with --batch dynamic",
+        )
+    return fixed or pictures or 1
+
+
+def by_turns(bundle: Bundle, engines: Mapping[str, Engine], protocol: Protocol, pictures: int) -> Measurement:
+    """Engines of the bundle's tasks on batches of so many pictures. Raises CheckFailed."""
+    with engine_errors(", ".join(engines)):
+        return measure(engines, fresh_batches(bundle.manifest.input, pictures), protocol)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -24,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import get_backend
-from .backends.base import COMPILE_AGAIN, ROLES, Batch, Bounded, Engine, Target, spelt
+from .backends.base import COMPILE_AGAIN, ROLES, Batch, Bounded, Engine, Streaming, Target, spelt
 from .bundle import SOURCE, engine_target, open_bundle
 from .bundle import Bundle as Record
+from .environment import usable_cores
 from .errors import BundleError, CheckFailed, InputError, PictureError, SubtuneError, did_you_mean
 from .manifest import EngineEntry, TaskEntry
 from .pictures import load_picture, prepare
@@ -166,11 +168,33 @@ def load_engine(bundle: Record, target_name: str, role: str = "graph") -> Engine
 
     Raises BundleError (not compiled, altered, another version), Unavailable (backend or precision not here).
     """
-    entry = _entry(bundle, target_name)
-    bundle.verify_hashes(engine_files(entry, role))
-    target = engine_target(bundle, target_name)
-    check_version(bundle, target_name)
+    target = _checked(bundle, target_name, role)
     return open_engine(bundle, target, bundle.path / target_name, role)
+
+
+def load_streams(bundle: Record, target_name: str, role: str, streams: int) -> tuple[Engine, ...]:
+    """As `load_engine`, an engine for each of so many callers at once. For one it is the same engine.
+
+    Each of several has its part of the cores, at least one, and no more threads than the recipe says. They share their
+    weights if the backend is `Streaming`; otherwise each is a load of its own.
+    """
+    if streams == 1:
+        return (load_engine(bundle, target_name, role),)
+    target, folder = _checked(bundle, target_name, role), bundle.path / target_name
+    part = max(1, usable_cores() // streams)
+    target = replace(target, threads=min(target.threads or part, part))
+    backend = get_backend(target.backend)
+    if not isinstance(backend, Streaming):
+        return tuple(open_engine(bundle, target, folder, role) for _ in range(streams))
+    engines = backend.load_streams(folder, role, target, streams)
+    return tuple(_fitting(bundle, target, role, engine) for engine in engines)
+
+
+def _checked(bundle: Record, target_name: str, role: str) -> Target:
+    """The recipe of an engine whose files and library's version are those of the manifest. Raises BundleError."""
+    bundle.verify_hashes(engine_files(_entry(bundle, target_name), role))
+    check_version(bundle, target_name)
+    return engine_target(bundle, target_name)
 
 
 def open_engine(bundle: Record, target: Target, folder: Path, role: str) -> Engine:
@@ -178,7 +202,10 @@ def open_engine(bundle: Record, target: Target, folder: Path, role: str) -> Engi
 
     Raises BundleError, Unavailable.
     """
-    engine = get_backend(target.backend).load(folder, role, target)
+    return _fitting(bundle, target, role, get_backend(target.backend).load(folder, role, target))
+
+
+def _fitting(bundle: Record, target: Target, role: str, engine: Engine) -> Engine:
     manifest = bundle.manifest
     expected = {BASE} if role == "base" else {task.name for task in manifest.tasks}
     if set(engine.outputs) != expected:
@@ -196,6 +223,17 @@ def engine_files(entry: EngineEntry, role: str) -> list[str]:
     others = {other for other in ROLES if other != role}
     paths = [(name, PurePosixPath(name)) for name in entry.files]
     return [n for n, path in paths if path.name.split(".")[0] not in others and path.parts[1] != SOURCE]
+
+
+@contextmanager
+def engine_errors(target: str) -> Iterator[None]:
+    """What an engine's library raises while the block runs becomes CheckFailed."""
+    try:
+        yield
+    except SubtuneError:
+        raise
+    except Exception as error:
+        raise failed(target, error) from error
 
 
 def failed(target: str, error: Exception) -> CheckFailed:

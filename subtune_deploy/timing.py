@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,13 +10,13 @@ from .backends.base import ROLES
 from .bundle import Bundle
 from .conditions import noise_warnings, watch
 from .environment import describe
-from .errors import CheckFailed, SubtuneError
+from .errors import CheckFailed
 from .footprint import Look, engine_bytes, footprint
 from .loads import measure_loads
 from .manifest import Manifest
 from .measure import ADAPTIVE, Engines, Measurement, Progress, Protocol, fresh_batches
 from .results import Result, Timing
-from .runtime import failed, load_engine
+from .runtime import engine_errors, load_engine
 from .spec import BASE
 from .stats import percentile
 
@@ -44,19 +43,16 @@ def time_bundle(
         threads.add(engines["graph"].threads)
         return engines
 
-    with watch() as seen, _engine_errors(target):
+    with watch() as seen, engine_errors(target):
         measured = measure_loads(load, batches, protocol, hot=hot, progress=progress)
     warnings = noise_warnings(host, measured.samples["base"], seen.conditions)
     if not measured.settled:
         warnings.append(_unsettled(protocol))
     if protocol.loads > 1 and not measured.loads:
-        warnings.append(
-            f"loading takes longer than {protocol.seconds:g} s, so that one load was measured: its interval does not "
-            "hold what another one would differ by; give more --seconds"
-        )
+        warnings.append(one_load(protocol.seconds))
     timings = {role: _timing(measured, bundle, target, role, warnings, look) for role in ROLES}
     return Result(
-        **_identity(manifest, target),
+        **identify(manifest, target),
         threads=max(threads),
         protocol=protocol,
         inputs="hot" if hot else "fresh",
@@ -75,7 +71,8 @@ def time_bundle(
     )
 
 
-def _identity(manifest: Manifest, target: str) -> dict[str, Any]:
+def identify(manifest: Manifest, target: str) -> dict[str, Any]:
+    """The fields of a result that say which graph it is of, and for which target."""
     tasks = [task for task in manifest.tasks if task.name != BASE]
     plan = manifest.engines[target].facts.get("plan", manifest.plan)
     forks: Mapping[str, tuple[int, ...]] = {task.name: task.layers for task in tasks}
@@ -118,14 +115,12 @@ def _timing(
     )
 
 
-@contextmanager
-def _engine_errors(target: str) -> Iterator[None]:
-    try:
-        yield
-    except SubtuneError:
-        raise
-    except Exception as error:
-        raise failed(target, error) from error
+def one_load(seconds: float) -> str:
+    """The warning where there was no time for several."""
+    return (
+        f"loading takes longer than {seconds:g} s, so that one load was measured: its interval does not "
+        "hold what another one would differ by; give more --seconds"
+    )
 
 
 def _unsettled(protocol: Protocol) -> str:

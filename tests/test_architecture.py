@@ -15,9 +15,9 @@ ORDER = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks "
     "topology tracing probing backbone attention widths heads versions channels prunable pruning diff tasks "
     "plan packing work costs layouts grouped multitask folding onnx_file export backends targets cost_model "
-    "calibrated stats pareto joint environment memory conditions measure loads calibration bias_correction "
+    "calibrated stats pareto joint environment memory conditions measure loads streams calibration bias_correction "
     "quantization precision manifest bundle parity references runtime footprint bases results result_tables "
-    "latency_model fitting predictor timing proof compiling pack sources build racing sensitivity "
+    "latency_model fitting predictor timing throughput proof compiling pack sources build racing sensitivity "
     "precision_search plan_search archive signing triton graft ship "
     "run_folder sweep calibrating data executors tuning tradeoff choice breakdown "
     "report_words report_points report goal optimize demo_tables demo cli"
@@ -25,10 +25,10 @@ ORDER = (  # noqa: SIM905
 
 TORCH_FREE = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures topology plan packing work backends "
-    "targets cost_model calibrated stats pareto joint environment memory conditions measure loads "
+    "targets cost_model calibrated stats pareto joint environment memory conditions measure loads streams "
     "calibration bias_correction quantization precision manifest bundle parity runtime footprint bases "
-    "results result_tables fitting latency_model timing proof compiling racing sensitivity precision_search pack "
-    "archive signing triton run_folder"
+    "results result_tables fitting latency_model timing throughput proof compiling racing sensitivity "
+    "precision_search pack archive signing triton run_folder"
 ).split()
 
 TUNING = (  # noqa: SIM905

@@ -441,6 +441,7 @@ def test_libraries_that_are_not_installed_are_named_with_their_remedy_and_status
         ("compile", bundle, "--target", "cpu", "--target", "openvino-cpu"): openvino,
         ("run", bundle, str(PHOTOGRAPH), "--target", "openvino-cpu"): openvino,
         ("bench", bundle, "--target", "openvino-cpu", "--seconds", "0.1"): openvino,
+        ("throughput", bundle, "--target", "openvino-cpu", "--seconds", "0.1"): openvino,
         ("blocks", "--model", "timm:resnet18"): (
             "error: timm:resnet18 needs timm, which is not installed",
             "hint: pip install 'subtune-deploy[timm]'",

@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from tiny_cli import Ran, cli, write_network
+from tiny_factories import network as tiny
 
 from subtune_deploy import plan_search, racing
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, Checked, engine_target, open_bundle
-from subtune_deploy.errors import ModelError
+from subtune_deploy.errors import InputError, ModelError
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.plan import Plan
@@ -252,6 +253,27 @@ def test_a_backend_without_settings_has_none_to_choose(place: Path, favour: Favo
     assert (asked.status, ran) == (0, []), asked.err
 
 
+def test_a_plan_is_searched_for_the_batch_that_it_is_for(
+    middle: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merging is faster for one picture, not for eight."""
+    sizes = list[int]()
+
+    def measure(engines: Mapping[str, Engine], batches: Any, protocol: Protocol) -> Measurement:
+        sizes.append(len(batches[0]))
+        spans = {name: 0.5 if name == "not merged" and sizes[-1] == 8 else 1.0 for name in engines}
+        return Measurement(protocol, {name: (each,) * 24 for name, each in spans.items()}, True)
+
+    monkeypatch.setattr(plan_search, "measure", measure)
+    made = bundled(tiny(), tmp_path / "b", (1,), (1,), batch=None)
+    one, eight = (found(made, lowering=False, pictures=size) for size in (None, 8))
+    assert (one.name, eight.name) == ("as exported", "not merged")
+    assert (one.facts["pictures"], eight.facts["pictures"]) == (1, 8)
+    assert set(sizes) == {1, 8}
+    with pytest.raises(InputError, match="takes batches of 1, not 8"):
+        found(middle, pictures=8)
+
+
 # Through compile, into the bundle
 
 
@@ -297,6 +319,17 @@ def test_the_engine_keeps_its_own_graph_and_what_it_was_held_against(
         np.testing.assert_allclose(searched[name], answer, rtol=1e-4, atol=1e-5)
 
 
+def test_the_engine_keeps_for_which_batch_it_was_searched(place: Path, favour: Favour) -> None:
+    favour({"not merged": 0.5})
+    network = ("--model", f"{place}/net.py:Net", "--weights", place / "base.pt")
+    bundle = place / "dynamic"
+    assert cli("export", *network, "--layers", "2", "--batch", "dynamic", "-o", bundle).status == 0
+    ran = cli("compile", bundle, "--model", f"{place}/net.py:Net", "--merge", "auto", "--for-batch", 4)
+    assert ran.status == 0, ran.err
+    facts = open_bundle(bundle).manifest.engines["cpu"].facts
+    assert (facts["pictures"], facts["plan"]["merge"]) == (4, "never")
+
+
 @pytest.mark.parametrize("target", ["cpu", "openvino-cpu"])
 def test_the_engine_keeps_the_settings_that_were_fastest(
     place: Path, favour: Favour, two_cores: None, target: str
@@ -340,6 +373,8 @@ def test_bad_input_is_one_line(place: Path) -> None:
     for arguments, says in {
         ("--target", "cpu", "--merge", "auto"): "which is not run unasked",
         ("--target", "cpu", "--merge", "fast"): "'fast' is not one of",
+        ("--target", "cpu", "--for-batch", 8): "--for-batch goes with a search",
+        ("--target", "cpu", "--settings", "auto", "--for-batch", 8): "takes batches of 1, not 8",
     }.items():
         ran = cli("compile", place / "bundle", *arguments)
         assert (ran.status, ran.out) == (2, ""), ran.err

@@ -78,6 +78,7 @@ def test_the_readme_shows_the_main_commands() -> None:
         "export",
         "compile",
         "bench",
+        "throughput",
         "verify",
         "sweep",
         "results",

@@ -1,7 +1,8 @@
-"""What a backend is told (`Target`) and what it must do: two small protocols, and two that some have besides.
+"""What a backend is told (`Target`) and what it must do: two small protocols, and three that some have besides.
 
     compile(source, folder, role, target)    source/graph.onnx -> folder/<engine files of the role>
     load(folder, role, target) -> Engine     engine.run(batch) -> {output name: array}
+    load_streams(..., streams)               engines for several callers at once (`Streaming`)
     interpret, examine                       what can be known of an engine where its device is not (`Inspectable`)
 
 A backend is a module of this package with the attributes of `Backend`; its library is imported by its
@@ -141,6 +142,15 @@ class Backend(Protocol):
 
     def load(self, folder: Path, role: str, target: Target) -> Engine:
         """Open what `compile` wrote. Raises BundleError (the files), Unavailable, TargetError (options)."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A backend whose engines for several callers at once can share their weights."""
+
+    def load_streams(self, folder: Path, role: str, target: Target, streams: int) -> tuple[Engine, ...]:
+        """As `load`, an engine for each of so many callers, with `target.threads` threads each (at least 1)."""
         ...
 
 

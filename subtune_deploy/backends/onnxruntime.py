@@ -16,7 +16,7 @@ import importlib.util
 import io
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,15 @@ def load(folder: Path, role: str, target: Target) -> Engine:
         raise _not_opened(path, chosen, error) from error
     _check_provider(session, chosen)
     return _engine(path, session)
+
+
+def load_streams(folder: Path, role: str, target: Target, streams: int) -> tuple[Engine, ...]:
+    """One session, which any number of threads may run at once: each caller is a thread of its own in it, and all share
+    the others of its pool."""
+    threads = streams * (target.threads - 1) + 1
+    engine = load(folder, role, replace(target, threads=threads))
+    assert isinstance(engine, OnnxRuntimeEngine)
+    return (replace(engine, threads=target.threads),) * streams
 
 
 def open_literally(path: Path) -> Engine:

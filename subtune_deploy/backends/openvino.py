@@ -7,7 +7,7 @@ lacks with another one and says nothing: `load` looks, and refuses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,16 @@ def load(folder: Path, role: str, target: Target) -> Engine:
     shape = tuple(d.get_length() if d.is_static else None for d in compiled.inputs[0].get_partial_shape())
     threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
     return OpenVinoEngine(compiled.create_infer_request(), outputs, shape, threads)
+
+
+def load_streams(folder: Path, role: str, target: Target, streams: int) -> tuple[Engine, ...]:
+    """One compiled model with so many streams, each with its part of the threads, and a request for each."""
+    options = {**target.options, "NUM_STREAMS": streams}
+    engine = load(folder, role, replace(target, threads=streams * target.threads, options=options))
+    assert isinstance(engine, OpenVinoEngine)
+    create = engine.request.get_compiled_model().create_infer_request
+    requests = (engine.request, *(create() for _ in range(streams - 1)))
+    return tuple(replace(engine, request=request, threads=target.threads) for request in requests)
 
 
 def _compile_model(core: Any, model: Any, target: Target) -> Any:

@@ -42,6 +42,13 @@ search_options = options(
         "recipe",
     ),
     click.option(
+        "--for-batch",
+        "pictures",
+        type=click.IntRange(1),
+        metavar="N",
+        help="For auto, with a dynamic batch: the pictures per call that it is to be fastest for; default: 1.",
+    ),
+    click.option(
         "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
     ),
     _axis("--precision", "the fastest whose answers stay near those of fp32.", "recipe"),
@@ -109,6 +116,7 @@ class Search:
     lowering: bool
     settings: bool
     made: tuple[Backbone | None, list[Task]]
+    pictures: int | None
     calibration: Batch | None
     precisions: Precisions | None
 
@@ -130,7 +138,7 @@ class Search:
 
         return fastest_plan(
             bundle, *self.made, target, merge=self.merge, lowering=self.lowering, settings=self.settings,
-            calibration=self.calibration, say=_teller(target),
+            pictures=self.pictures, calibration=self.calibration, say=_teller(target),
         )  # fmt: skip
 
     def _precision(self, bundle: Bundle, target: Target, plan: Fastest | None) -> Found:
@@ -140,7 +148,7 @@ class Search:
         assert asked is not None
         found = fastest_precision(
             bundle, target, asked.calibration, asked.held_out, max_changed=asked.max_changed,
-            graphs=plan.graphs if plan else None, say=_teller(target),
+            graphs=plan.graphs if plan else None, pictures=self.pictures, say=_teller(target),
         )  # fmt: skip
         if asked.picture:
             from ..tradeoff import draw_precisions
@@ -155,8 +163,10 @@ def read_search(
     """What was asked for by `search_options`. Raises InputError, and Unavailable where a device is not here."""
     merge, lowering, settings = (asked[name] == "auto" for name in ("merge", "lowering", "settings"))
     precisions = _read_precisions(bundle, targets, calibration, asked)
+    if asked["pictures"] and not (merge or lowering or settings or precisions):
+        raise InputError("--for-batch goes with a search", "give --merge auto too, or leave it away")
     made = _made_from(bundle, asked["model"]) if merge or lowering else (None, [])
-    return Search(merge, lowering, settings, made, calibration, precisions)
+    return Search(merge, lowering, settings, made, asked["pictures"], calibration, precisions)
 
 
 def _read_precisions(

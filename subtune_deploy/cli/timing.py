@@ -284,11 +284,13 @@ def _outcome(outcome: Result | SubtuneError) -> str:
     return f"{outcome.added:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
-def read_counts(text: str) -> tuple[int, ...]:
-    """`"1,2,8"`. Raises InputError."""
+def read_counts(text: str, what: str = "tasks") -> tuple[int, ...]:
+    """`"1,2,8"`, as it was given with `--what`. Raises InputError."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 1 <= int(word) <= 256 for word in words):
-        raise InputError(f"tasks {text!r} is no list of counts", "give 1 to 256 each, as in --tasks 1,2,4,8")
+        raise InputError(
+            f"{what} {text!r} is no list of counts", f"give 1 to 256 each, as in --{what} 1,2,4,8"
+        )
     return tuple(map(int, words))
 
 
