@@ -264,7 +264,7 @@ def test_a_plan_is_searched_for_the_batch_that_it_is_for(
         spans = {name: 0.5 if name == "not merged" and sizes[-1] == 8 else 1.0 for name in engines}
         return Measurement(protocol, {name: (each,) * 24 for name, each in spans.items()}, True)
 
-    monkeypatch.setattr(plan_search, "measure", measure)
+    monkeypatch.setattr(racing, "measure", measure)
     made = bundled(tiny(), tmp_path / "b", (1,), (1,), batch=None)
     one, eight = (found(made, lowering=False, pictures=size) for size in (None, 8))
     assert (one.name, eight.name) == ("as exported", "not merged")
