@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ from subtune_deploy.tasks import candidate_task
 RESULTS = Path(__file__).parent / "results" / "roofline.json"
 TARGETS = {"onnxruntime": "cpu", "openvino": "openvino-cpu"}
 """By the group of `peers`."""
-PLANS = {"ours": "always", "ours, not merged": "never"}
+OURS = "ours"
+"""As `peers` calls it: streams are merged."""
 SIDE = 2048
 """Of the square matrices that are multiplied: 8.6 G multiply-adds."""
 COPIED = 1 << 28
@@ -130,13 +130,11 @@ def _product(folder: Path, name: str) -> Engine:
 
 
 def counted(lines: Sequence[Line]) -> Line:
-    """By cell: the sums of the base, and of our graph for each way to merge."""
+    """By cell: the sums of the base, and of our graph."""
     found: Line = {}
     for key in dict.fromkeys(_cell(key_of(line)) for line in lines):
-        graphs = {name: _exported(key, merge) for name, merge in PLANS.items()}
-        found[str(key)] = {BASE: sums(graphs["ours"].lone)} | {
-            name: sums(each.graph) for name, each in graphs.items()
-        }
+        made = _exported(key)
+        found[str(key)] = {BASE: sums(made.lone), OURS: sums(made.graph)}
         click.echo(f"counted {key}", err=True)
     return found
 
@@ -145,11 +143,11 @@ def _cell(key: Key) -> Key:
     return Key(key.model, key.fork, key.tasks, "")
 
 
-def _exported(key: Key, merge: Any) -> Exported:
+def _exported(key: Key) -> Exported:
     backbone = backbone_of(key.model)
     layers = parse_layers(key.layers, len(backbone.blocks))
     tasks = [candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, key.tasks + 1)]
-    return export(backbone, tasks, plan_as(backbone, tasks, merge, (), ()))
+    return export(backbone, tasks, plan_as(backbone, tasks, "always", (), ()))
 
 
 def sums(model: ir.Model) -> Sums:
@@ -192,7 +190,7 @@ class Distance:
     added: float
 
 
-def distances(document: Line, lines: Sequence[Line], name: str, doubt: float) -> Iterator[Distance]:
+def distances(document: Line, lines: Sequence[Line], doubt: float) -> Iterator[Distance]:
     """Of all cells, with a bandwidth of `doubt` times the copy's."""
     for line in lines:
         key, taken = key_of(line), line["samples"]
@@ -201,12 +199,12 @@ def distances(document: Line, lines: Sequence[Line], name: str, doubt: float) ->
             doubt * document["ceilings"]["bytes"],
         )
         cell: Mapping[str, Sums] = document["sums"][str(_cell(key))]
-        base, graph = (bound(cell[each], rate, bandwidth) for each in (BASE, name))
-        ratio = paired_ratio(taken[BASE], taken[name]).value
+        base, graph = (bound(cell[each], rate, bandwidth) for each in (BASE, OURS))
+        ratio = paired_ratio(taken[BASE], taken[OURS]).value
         yield Distance(
             key,
             median(taken[BASE]) / base,
-            median(taken[name]) / graph,
+            median(taken[OURS]) / graph,
             (ratio - 1) / (graph / base - 1),
         )
 
@@ -231,7 +229,7 @@ def summary(document: Line, lines: Sequence[Line]) -> Iterator[str]:
         "Activations may come from a cache that is faster than the copy, so it is told for other bandwidths too.\n\n"
     )
     columns = (f"bandwidth x {each:g}" for each in DOUBTS)
-    yield markdown(("engine", "plan", "K", *columns), _spread(document, lines))
+    yield markdown(("engine", "K", *columns), _spread(document, lines))
     yield (
         "\n## Each cell\n\nLatency over bound of the base and of our graph, merged, and what tasks add over what their "
         "work allows.\n\n"
@@ -240,27 +238,15 @@ def summary(document: Line, lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _spread(document: Line, lines: Sequence[Line]) -> Iterator[Sequence[str]]:
-    @cache
-    def found(name: str, doubt: float) -> list[Distance]:
-        return list(distances(document, lines, name, doubt))
-
+    found = [list(distances(document, lines, doubt)) for doubt in DOUBTS]
     for group in TARGETS:
-        for name in PLANS:
-            for count in sorted({key_of(line).tasks for line in lines}):
-                mine = [
-                    [e.added for e in found(name, d) if (e.key.group, e.key.tasks) == (group, count)]
-                    for d in DOUBTS
-                ]
-                yield (
-                    group,
-                    name,
-                    str(count),
-                    *(f"{np.median(each):.2f}, worst {max(each):.2f}" for each in mine),
-                )
+        for count in sorted({key_of(line).tasks for line in lines}):
+            mine = [[e.added for e in each if (e.key.group, e.key.tasks) == (group, count)] for each in found]
+            yield group, str(count), *(f"{np.median(each):.2f}, worst {max(each):.2f}" for each in mine)
 
 
 def _cells(document: Line, lines: Sequence[Line]) -> Iterator[Sequence[str]]:
-    for each in sorted(distances(document, lines, "ours", 1.0), key=lambda each: each.key):
+    for each in sorted(distances(document, lines, 1.0), key=lambda each: each.key):
         key = each.key
         cell = f"{key.model}, {key.layers}, K={key.tasks}"
         yield key.group, cell, f"{each.base:.2f}", f"{each.graph:.2f}", f"{each.added:.2f}"

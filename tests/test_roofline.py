@@ -46,7 +46,7 @@ def test_what_is_added_is_over_what_the_work_allows() -> None:
         "ceilings": {"macs": {"openvino-cpu": 100}, "bytes": 1e9},
         "sums": {str(peers.Key("m", "1", 1, "")): {"base": [[100, 4]], "ours": [[200, 4]]}},
     }
-    (found,) = roofline.distances(document, [line], "ours", 1.0)
+    (found,) = roofline.distances(document, [line], 1.0)
     assert (found.base, found.graph, found.added) == pytest.approx((2.0, 2.5, 1.5))
 
 
