@@ -10,7 +10,6 @@ are kept, with raw samples; the tables are many_tasks.md beside it, --tables mak
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
+from peer_engines import release
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Engine
@@ -100,7 +100,7 @@ def exported(case: str, count: int, folder: Path) -> Line:
     """Build the bundle of so many candidate tasks; seconds, and memory beside what the libraries themselves hold."""
     with tempfile.TemporaryDirectory() as first:
         _build(SMALL, 1, Path(first))  # many a library is imported at the first export
-    gc.collect()
+    release()  # else the export would find room that the first one left, and not count it
     PEAK.write_text("5")  # begins anew
     empty = kilobytes(STATUS, "VmRSS") or 0
     seconds = _build(CASES[case], count, folder)
