@@ -40,7 +40,6 @@ from subtune_deploy.data.augment import prepare_batch
 from subtune_deploy.data.dataset import Data
 from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import MODEL, TEST, TRAIN, _base_checkpoint
-from subtune_deploy.documents import write_document
 from subtune_deploy.environment import describe
 from subtune_deploy.models import load_model
 from subtune_deploy.parity import run_all
@@ -70,7 +69,8 @@ def main(size: int, max_changed: float, scratch: Path | None, tables: bool) -> N
         with tempfile.TemporaryDirectory() as temporary:
             folder = scratch or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            write_document(RESULTS, measured(folder, Path(temporary) / "bundle", size, max_changed / 100))
+            found = measured(folder, Path(temporary) / "bundle", size, max_changed / 100)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     RESULTS.with_suffix(".md").write_text("".join(summary(json.loads(RESULTS.read_text()))))
     click.echo(RESULTS.with_suffix(".md").read_text())
 

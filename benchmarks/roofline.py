@@ -29,7 +29,6 @@ from peers import Key, backbone_of, finished, key_of
 from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Batch, Engine, Shape
 from subtune_deploy.build import plan_as
-from subtune_deploy.documents import write_document
 from subtune_deploy.environment import describe, differences, usable_cores
 from subtune_deploy.export import Exported, export
 from subtune_deploy.measure import Protocol, measure
@@ -68,7 +67,8 @@ def main(seconds: float, tables: bool) -> None:
     if not tables:
         if found := differences(lines[0]["host"], describe()):
             raise click.ClickException(f"{PEERS} was measured elsewhere: {'; '.join(found)}")
-        write_document(RESULTS, {"host": describe(), "ceilings": ceilings(seconds), "sums": counted(lines)})
+        found = {"host": describe(), "ceilings": ceilings(seconds), "sums": counted(lines)}
+        RESULTS.write_text(json.dumps(found) + "\n")
     document = json.loads(RESULTS.read_text())
     RESULTS.with_suffix(".md").write_text("".join(summary(document, lines)))
     click.echo(RESULTS.with_suffix(".md").read_text())
