@@ -8,7 +8,7 @@ correction: Nagel et al., Data-Free Quantization through Weight Equalization and
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,11 @@ def round_weights(model: ir.Model, feeds: Sequence[Batch], scratch: Path, kept: 
     """Change weights and biases of convolutions and matrix products (Gemm) in place, but of the nodes named `kept`.
 
     `feeds`: calibration data, float32, each a batch that the graph takes. `scratch`: an empty folder. A weight
-    of several operators is rounded once; a bias of several gets the mean of their corrections.
+    of several operators is rounded once; its bias gets the mean of their corrections. Where other weights go with an
+    equal bias, which is then one value in the graph, it gets one of its own.
     """
     layers = [layer for layer in _layers(model.graph) if layer.node.name not in kept]
+    layers = _with_own_biases(model.graph, layers)
     if not layers:
         return
     means = _means(model, layers, feeds, scratch)
@@ -77,6 +79,25 @@ def _layers(graph: ir.Graph) -> Iterator[_Layer]:
             continue
         if weight.is_initializer() and bias.is_initializer() and _plain(node) and _only_bias(bias):
             yield _Layer(node, given, weight, bias)
+
+
+def _with_own_biases(graph: ir.Graph, layers: Sequence[_Layer]) -> list[_Layer]:
+    """A bias for each weight, if an operator with another weight reads it, too."""
+    import onnx_ir as ir
+
+    own: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
+    for layer in layers:
+        bias, key = layer.bias, (layer.bias, layer.weight)
+        if key in own or all(use.node.inputs[1] is layer.weight for use in bias.uses()):
+            continue
+        own[key] = ir.Value(
+            name=f"{bias.name}/{len(own)}", const_value=bias.const_value, type=bias.type, shape=bias.shape
+        )
+        graph.register_initializer(own[key])
+    found = [replace(layer, bias=own.get((layer.bias, layer.weight), layer.bias)) for layer in layers]
+    for layer in found:
+        layer.node.replace_input_with(2, layer.bias)
+    return found
 
 
 def _plain(node: ir.Node) -> bool:

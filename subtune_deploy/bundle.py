@@ -167,7 +167,10 @@ def add_engine(
         with told_as(source, bundle.path):  # a converted graph that is refused is not kept: say whose it was
             for role in ROLES:
                 (make or backend.compile)(source, folder, role, target, progress)
-        recipe = json.dumps(to_plain(without_paths(target)), indent=1)
+        plain = to_plain(without_paths(target))
+        if not target.keep:  # a device's older version knows no such key
+            del plain["keep"]
+        recipe = json.dumps(plain, indent=1)
         (folder / RECIPE).write_text(recipe + "\n", encoding="utf-8")
         checked = check(folder)
         last.enter_context(held(bundle.path))  # until folder and manifest have their names

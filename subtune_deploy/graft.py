@@ -151,6 +151,12 @@ def _targets(bundle: Bundle, without: Collection[str]) -> list[Target]:
             get_backend(target.backend)
         except Unavailable as error:
             away[target.name] = error
+    for target in targets:
+        if target.keep:
+            raise InputError(
+                f"engine {target.name} keeps units in float32 that were found for other weights",
+                f"graft --without {target.name}, and compile it then",
+            )
     if away:
         told = "; ".join(f"{name}: {error.message}" for name, error in away.items())
         hints = dict.fromkeys(error.hint for error in away.values())

@@ -203,13 +203,15 @@ def order(names: Sequence[str], turn: int) -> list[str]:
     return found if turn % 2 == 0 else found[::-1]
 
 
-def fresh_batches(spec: InputSpec, size: int, *, seed: int = 0, fewest: int = BATCHES[0]) -> list[Batch]:
+def fresh_batches(
+    spec: InputSpec, size: int, *, seed: int = 0, fewest: int = BATCHES[0], among: int = 1
+) -> list[Batch]:
     """Normal random inputs (size, C, H, W), in so many buffers that together they outgrow the last cache.
 
-    At least `fewest` and at most 256 of them, so a tiny input may still fit.
+    At least `fewest` and at most 256 of them, so a tiny input may still fit. `among`: so many callers have as many.
     """
     rng = np.random.default_rng(seed)
-    count = 2 * last_level_cache() // (4 * size * int(np.prod(spec.shape)))
+    count = 2 * last_level_cache() // (4 * size * int(np.prod(spec.shape)) * among)
     shape = (size, *spec.shape)
     return [rng.standard_normal(shape, dtype=np.float32) for _ in range(min(max(count, fewest), BATCHES[1]))]
 

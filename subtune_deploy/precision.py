@@ -16,7 +16,7 @@ from .backends.base import ROLES, Batch, Target, not_compiled, provider, source_
 from .calibration import check_calibration
 from .errors import BundleError, InputError, ModelError, SubtuneError, did_you_mean
 from .quantization import SIGNED, UNSIGNED, belongs, quantized
-from .spec import INPUT
+from .spec import BASE, INPUT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -72,11 +72,12 @@ def converted(
         model = _load(path)
         if role == "graph":  # the other has no forks
             _check_kept(model, keep)
+        own = keep if role == "graph" else [_ungrouped(unit) for unit in keep]
         try:
             model = (
                 narrowed(model, precision)
                 if precision in NARROW
-                else _in_int8(model, calibration, signed, keep)
+                else _in_int8(model, calibration, signed, own)
             )
         except SubtuneError:
             raise
@@ -132,6 +133,12 @@ def _check_kept(model: ir.Model, keep: Collection[str]) -> None:
             scopes = [name.partition("/")[0].split(".") for name in names if "." in name]
             known = dict.fromkeys(".".join(scope[:n]) for scope in scopes for n in (1, 2))
             raise InputError(f"keep names {unit!r}, which the graph has not", did_you_mean(unit, known))
+
+
+def _ungrouped(unit: str) -> str:
+    """What the lone base has in the place of several versions that run as one operator."""
+    block, dot, rest = unit.partition(".grouped")
+    return f"{block}.{BASE}{rest}" if dot else unit
 
 
 def _in_int8(model: ir.Model, calibration: Batch | None, signed: bool, keep: Collection[str]) -> ir.Model:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import KNOWN, get_backend
-from .backends.base import Batch, Engine, Target
+from .backends.base import Batch, Bounded, Engine, Target
 from .bundle import Bundle
 from .calibration import check_calibration
 from .compiling import check_engine, make_engine
@@ -38,7 +38,7 @@ from .parity import relative_errors, run_all
 from .precision import signed
 from .racing import COMPARISON, Tried, batch_size, by_turns, race
 from .records import to_plain
-from .runtime import open_engine
+from .runtime import engine_errors, open_engine
 from .sensitivity import fewest, sensitivities
 from .stats import Interval, Ratio
 
@@ -120,7 +120,7 @@ def fastest_precision(
     """
     check_search(bundle, target, max_changed)
     size = batch_size(bundle, pictures)
-    _check_inputs(bundle, calibration, held_out)
+    calibration, held_out = _checked(bundle, calibration, held_out)
     if 0 < max_changed < 1 / len(held_out):
         enough = math.ceil(1 / max_changed)
         say(f"warning: {len(held_out)} held-out inputs cannot show {max_changed:.2%}: give {enough} or more")
@@ -161,16 +161,18 @@ def check_search(bundle: Bundle, target: Target, max_changed: float) -> None:
         )
 
 
-def _check_inputs(bundle: Bundle, calibration: Batch, held_out: Batch) -> None:
+def _checked(bundle: Bundle, calibration: Batch, held_out: Batch) -> tuple[Batch, Batch]:
+    """Both, in contiguous memory."""
     shape = bundle.manifest.input.shape
-    check_calibration(calibration, shape)
-    check_calibration(held_out, shape, "held-out data")
+    calibration = check_calibration(calibration, shape)
+    held_out = check_calibration(held_out, shape, "held-out data")
     known, asked = ([hashlib.sha256(each).digest() for each in inputs] for inputs in (calibration, held_out))
     if both := sum(each in set(known) for each in asked):
         raise InputError(
             f"{both} of {len(asked)} held-out inputs are calibrated on",
             "hold out others: int8 has seen these",
         )
+    return calibration, held_out
 
 
 def on_front(options: Sequence[Option]) -> list[Option]:
@@ -222,9 +224,9 @@ class _Search:
         option = Option(_name(precision, keep), precision, keep)
         self.say(f"compiling {option.name}")
         try:
-            costs = self.asked(option)
-            option = replace(option, costs=costs)
-            check_engine(self.bundle, self.recipe(option), self.folder(option))
+            with engine_errors(option.name):
+                option = replace(option, costs=self.asked(option))
+                check_engine(self.bundle, self.recipe(option), self.folder(option))
             option = replace(option, within=option.changed <= self.max_changed)
         except SubtuneError as error:
             if precision == PLAIN:
@@ -240,7 +242,9 @@ class _Search:
         folder, target = self.folder(option), self.recipe(option)
         folder.mkdir()
         make_engine(self.graphs, folder, target, self.calibration)
-        answers = run_all(self.open(option), self.held_out, self.bundle.manifest.batch or 1)
+        engine = self.open(option)
+        fewest = engine.batches[0] if isinstance(engine, Bounded) else 1
+        answers = run_all(engine, self.held_out, self.bundle.manifest.batch or fewest)
         self.wanted = self.wanted or answers
         return {task: cost(answers[task], right) for task, right in self.wanted.items()}
 
@@ -252,10 +256,14 @@ class _Search:
             return
         self.say("looking for the units that int8 costs most")
         worst = [task for task, paid in plain.costs.items() if paid.changed > self.max_changed]
-        self.sensitivity = sensitivities(
-            self.graphs, self.calibration, signed=signed(self.target), tasks=worst or [*self.wanted],
-            batch=self.bundle.manifest.batch,
-        )  # fmt: skip
+        try:
+            with engine_errors("int8"):
+                self.sensitivity = sensitivities(
+                    self.graphs, self.calibration, signed=signed(self.target), tasks=worst or [*self.wanted],
+                    batch=self.bundle.manifest.batch,
+                )  # fmt: skip
+        except SubtuneError as failed:
+            self.say(f"no unit is left out of int8: {failed.message}")
         ranked = tuple(self.sensitivity)
         fewest(len(ranked), lambda count: self.holds(ranked[:count]))
 

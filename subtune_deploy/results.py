@@ -212,6 +212,7 @@ def mixed(one: Result, other: Result) -> list[str]:
         ("protocol", _told(one.protocol), _told(other.protocol)),
         ("inputs", one.inputs, other.inputs),
         ("input size", one.input_shape, other.input_shape),
+        *((("precision", one.precision, other.precision),) if one.target == other.target else ()),
     )
     found = [f"{what} {left} / {right}" for what, left, right in ways if left != right]
     return [*differences(one.host, other.host), *found]

@@ -1,8 +1,9 @@
 """Which units of a graph int8 costs most, measured: the error that each alone makes while all others are in float32.
 
 The other way round, one left in float32 of a graph in int8, tells less: of twenty errors that add up like noise one
-less is hardly seen. Each graph is quantised for its unit and run on this CPU, whatever the target is, on few of the
-calibration inputs. That ranks units; how many have to be left in float32 is for whoever asks on other inputs.
+less is hardly seen. What belongs to no unit, as pooling between two blocks, is in int8 each time. Each graph is
+quantised for its unit and run on this CPU, whatever the target is, on few of the calibration inputs. That ranks units;
+how many have to be left in float32 is for whoever asks on other inputs.
 """
 
 from __future__ import annotations

@@ -55,13 +55,19 @@ def told_as(path: Path, name: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what the block writes there then replaces `path`."""
+def checked_place(path: Path) -> Path:
+    """The whole path of a file that is to be written. Raises BundleError, before long work, where none can be."""
     final = Path(path).resolve()
     if final.is_dir() or not final.parent.is_dir():
         what = "is a folder" if final.is_dir() else "lies in no existing folder"
         raise BundleError(f"{final} {what}, a file is to be written there", "choose another place")
+    return final
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what the block writes there then replaces `path`."""
+    final = checked_place(path)
     temporary = _temporary(final)
     try:
         with _write_errors(final):

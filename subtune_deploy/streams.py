@@ -5,10 +5,12 @@
 A stream is a caller in a thread of its own that asks for its next batch as soon as it has an answer (a closed loop).
 Engines take turns in short windows of one process, as in `measure`, and are loaded several times, as in `loads`.
 
-A window begins when every stream has answered once, and ends when the first of them stops, so that all are busy
-throughout; a call that is cut by either end counts by the part inside. Python runs one thread at a time, but the
-backends' libraries let go of it while they compute. What is left to Python is the wrapping of each answer, which a
-server in Python has to pay too, and the runner's own few microseconds between two calls, which are told (`between`).
+A window begins when every stream has answered once. Past its time it ends with the first call to end, but each stream
+goes on until all have ended one: also calls that are cut, which count by the part inside, ran beside all others from
+their beginning to their end. Python runs one thread at a time, but ONNX Runtime and OpenVINO let go of it while they
+compute. What is left to Python is the wrapping of each answer, which a server in Python has to pay too, and the
+runner's own few microseconds between two calls, which are told (`between`). The torch backend calls each operator from
+Python: there callers wait for one another inside their calls.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from threading import Event
@@ -44,9 +47,16 @@ class Window:
     busy: float
 
 
-def counted(streams: Sequence[Sequence[Call]]) -> Window:
-    """From the calls of each stream, in order: the window in which all of them were busy."""
-    start, end = max(calls[0][1] for calls in streams), min(calls[-1][1] for calls in streams)
+def bounds(streams: Sequence[Sequence[Call]], until: float) -> tuple[float, float]:
+    """From when every stream has answered once to when the first of them answers what it asked then, past `until`."""
+    start = max(calls[0][1] for calls in streams)
+    return start, min(
+        next(after for before, after in calls if before >= start and after >= until) for calls in streams
+    )
+
+
+def counted(streams: Sequence[Sequence[Call]], start: float, end: float) -> Window:
+    """From the calls of each stream, in order."""
     inside = [
         (min(after, end) - max(before, start), after - before)
         for calls in streams
@@ -61,7 +71,7 @@ def counted(streams: Sequence[Sequence[Call]]) -> Window:
 class Streamed:
     """Raw windows by engine, index i of each from round i; the first engine is the base.
 
-    `rates`: pictures per second. `calls`: seconds of every call but each window's first. `loads`: rounds of each load.
+    `rates`: pictures per second. `calls`: seconds of those that began in a window. `loads`: rounds of each load.
     `between`: the part of the streams' time that passed between calls, in the median window.
     """
 
@@ -128,42 +138,52 @@ class _Stage:
         """How many there were, an even number, after one to warm up."""
         names, turn, length = list(crowd), 0, seconds / (ROUNDS * len(crowd))
         for name in names:
-            self._window(crowd[name], length)
+            self._window(crowd[name], self.clock() + length)
         start = self.clock()
         while turn < fewest or turn % 2 or self.clock() - start < seconds:
             for name in order(names, turn):
-                self._keep(name, self._window(crowd[name], length))
+                until = self.clock() + length
+                self._keep(name, self._window(crowd[name], until), until)
             turn += 1
         return turn
 
-    def _keep(self, name: str, streams: Sequence[Sequence[Call]]) -> None:
-        self.windows.setdefault(name, []).append(counted(streams))
-        taken = [after - before for calls in streams for before, after in calls[1:]]
+    def _keep(self, name: str, streams: Sequence[Sequence[Call]], until: float) -> None:
+        start, end = bounds(streams, until)
+        self.windows.setdefault(name, []).append(counted(streams, start, end))
+        taken = [after - before for calls in streams for before, after in calls if start <= before < end]
         self.calls.setdefault(name, []).extend(taken)
 
-    def _window(self, engines: Sequence[Engine], length: float) -> list[list[Call]]:
+    def _window(self, engines: Sequence[Engine], until: float) -> list[list[Call]]:
         calls: list[list[Call]] = [[] for _ in engines]
-        until = self.clock() + length
-        running = [
-            self.threads.submit(self._stream, number, engine, calls, until)
-            for number, engine in enumerate(engines)
-        ]
-        errors = [error for each in running if (error := each.exception())]
+        over = [False for _ in engines]
+        with self._stopping():
+            running = [
+                self.threads.submit(self._stream, number, engine, calls, over, until)
+                for number, engine in enumerate(engines)
+            ]
+            errors = [error for each in running if (error := each.exception())]
         if errors:
             raise errors[0]
         return calls
 
-    def _stream(self, number: int, engine: Engine, calls: list[list[Call]], until: float) -> None:
-        """Ask until the time has come, and the last call began after every stream had answered once."""
-        try:
-            while not self.failed.is_set():
+    def _stream(
+        self, number: int, engine: Engine, calls: list[list[Call]], over: list[bool], until: float
+    ) -> None:
+        """Ask until all streams have ended a call past `until` that began after all had answered once."""
+        with self._stopping():
+            while not (all(over) or self.failed.is_set()):
                 begun, batch = all(calls), next(self.inputs[number])
                 before = self.clock()
                 engine.run(batch)
                 after = self.clock()
                 calls[number].append((before, after))
-                if begun and after >= until:
-                    return
+                over[number] = over[number] or (begun and after >= until)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """All streams stop if the block fails, here or in one of them: they wait for one another."""
+        try:
+            yield
         except BaseException:
             self.failed.set()
             raise

@@ -17,7 +17,7 @@ from .backends.base import ROLES, Bounded
 from .bundle import Bundle
 from .conditions import noise_warnings, watch
 from .documents import Document
-from .environment import describe
+from .environment import describe, usable_cores
 from .errors import CheckFailed, InputError
 from .measure import Progress, fresh_batches
 from .runtime import engine_errors, load_engine, load_streams
@@ -135,11 +135,15 @@ def time_streams(
 
     with watch() as seen, _failures_told(target, batch, streams):
         spec = bundle.manifest.input
-        batches = [fresh_batches(spec, batch, seed=seed, fewest=BUFFERS) for seed in range(streams)]
+        batches = [
+            fresh_batches(spec, batch, seed=seed, fewest=BUFFERS, among=streams) for seed in range(streams)
+        ]
         found = measure_streams(load, batches, seconds, progress=progress)
     warnings = noise_warnings(host, [1 / rate for rate in found.rates["base"]], seen.conditions)
     if len(found.loads) == 1:
         warnings.append(one_load(seconds))
+    if streams > (cores := usable_cores()):
+        warnings.append(f"{streams} streams on {cores} cores wait for one another inside their calls")
     if found.between > LONG:
         warnings.append(f"{found.between:.0%} of the streams' time passed between calls: give a larger batch")
     fields = {

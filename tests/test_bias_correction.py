@@ -117,6 +117,32 @@ def test_a_bias_that_is_shared_gets_the_mean_of_both_corrections(tmp_path: Path)
     )
 
 
+def test_an_equal_bias_of_other_weights_is_corrected_for_each_and_kept_where_one_is_kept(
+    tmp_path: Path,
+) -> None:
+    """Optimisers make one value of equal biases; here the same layers, the last one kept, with one and with three."""
+    tensors = [weights(name, 4, 4, 1, 1) for name in ("w1", "w2", "w3")]
+    zeros = [numpy_helper.from_array(np.zeros(4, np.float32), name) for name in ("b1", "b2", "b3")]
+
+    def rounded(biases: tuple[str, str, str], scratch: Path) -> list[np.ndarray]:
+        scratch.mkdir()
+        nodes = [
+            helper.make_node("Conv", ["input", each.name, bias], [f"y{n}"], name=f"conv{n}")
+            for n, (each, bias) in enumerate(zip(tensors, biases, strict=True), start=1)
+        ]
+        nodes.append(helper.make_node("Sum", ["y1", "y2", "y3"], ["answer"]))
+        model = graph(nodes, *tensors, *[each for each in zeros if each.name in biases])
+        round_weights(model, FEEDS, scratch, {"conv3"})
+        return [value(model, str(node.inputs[2].name)) for node in model.graph if node.op_type == "Conv"]
+
+    apart = rounded(("b1", "b2", "b3"), tmp_path / "apart")
+    shared = rounded(("b1", "b1", "b1"), tmp_path / "shared")
+    assert np.abs(apart[0] - apart[1]).max() > 1e-4
+    assert not apart[2].any()
+    for one, other in zip(apart, shared, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_layers_without_a_constant_bias_are_left_alone(tmp_path: Path) -> None:
     model = graph([helper.make_node("Conv", ["input", "w"], ["answer"])], weights("w", 8, 4, 1, 1))
     before = value(model, "w")

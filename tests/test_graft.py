@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -387,11 +388,11 @@ def test_a_folder_inside_the_bundle_is_refused(bundle: Bundle, cats: Path) -> No
 # engines that cannot be compiled here
 
 
-def another_engine(bundle: Bundle, **changed: str) -> Bundle:
+def another_engine(bundle: Bundle, keep: Sequence[str] = (), **changed: str) -> Bundle:
     """The bundle with its engine once more, as `gpu`, its recipe changed."""
     shutil.copytree(bundle.path / "cpu", bundle.path / "gpu")
     path = bundle.path / "gpu" / "target.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "gpu", **changed}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "gpu", "keep": keep, **changed}))
     files = tuple(name.replace("cpu/", "gpu/") for name in bundle.manifest.engines["cpu"].files)
     entry = replace(bundle.manifest.engines["cpu"], files=files, **changed)
     seal(bundle.path, replace(bundle.manifest, engines={**bundle.manifest.engines, "gpu": entry}))
@@ -481,6 +482,16 @@ def test_a_signature_is_said_to_be_gone_and_measurements_are_left_behind(bundle:
     assert not (grafted.path / SIGNATURE).exists()
     assert grafted.manifest.measurements == ()
     assert any("sign it again" in line for line in said)
+
+
+def test_an_engine_that_keeps_units_for_its_weights_is_left_out_or_refused(
+    bundle: Bundle, cats: Path
+) -> None:
+    int8 = another_engine(bundle, precision="int8", keep=("block2",))
+    hint = refuse(
+        InputError, "engine gpu keeps units in float32 that were found for other weights", int8, cats
+    )
+    assert "--without gpu" in hint
 
 
 def test_an_int8_engine_needs_its_calibration_data_again(bundle: Bundle, cats: Path) -> None:

@@ -16,6 +16,8 @@ from subtune_deploy.backends.base import Target
 from subtune_deploy.bundle import engine_target, open_bundle
 from subtune_deploy.errors import InputError, TargetError
 from subtune_deploy.export import export
+from subtune_deploy.grouped import groupable
+from subtune_deploy.manifest import RECIPE as RECIPE_FILE
 from subtune_deploy.parity import References, relative_errors
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted
@@ -115,6 +117,27 @@ def test_the_backbone_alone_keeps_what_it_has_of_them(
     assert {"block2.base.conv1.weight", "block3.base.conv1.weight_quantized"} <= set(names)
 
 
+def test_versions_that_run_as_one_operator_are_kept_in_the_backbone_alone_too(tmp_path: Path) -> None:
+    """Else added latency would be that of float32 over int8."""
+    network = backbone("chain", blocks=4, width=6)
+    tasks = [candidate_task(network, name, (3,), seed=seed) for seed, name in enumerate(("a", "b"), 1)]
+    plan = make_plan(network.topology, owners(tasks), grouped=groupable(network, tasks))
+    export(network, tasks, plan, batch=1).save(tmp_path, program=False)
+    (tmp_path / "out").mkdir()
+    converted(tmp_path, tmp_path / "out", "int8", inputs(16, seed=1), keep=("block3.grouped",))
+    kept, others = (
+        [
+            name
+            for name in ir.load(tmp_path / "out" / "base.onnx").graph.initializers
+            if name.startswith(block)
+        ]
+        for block in ("block3.base.", "block2.base.")
+    )
+    assert kept
+    assert not any(name.endswith("_quantized") for name in kept)
+    assert any(name.endswith("weight_quantized") for name in others)
+
+
 # numbers
 
 
@@ -199,6 +222,8 @@ def test_a_recipe_that_keeps_units_is_compiled_verified_and_run(
     assert cli("verify", place / "bundle", "--deep").status == 0
     bundle = open_bundle(place / "bundle")
     assert engine_target(bundle, "mixed").keep == ("block2", "block3.task1")
+    assert cli("compile", place / "bundle", "--target", "cpu").status == 0
+    assert '"keep"' not in (place / "bundle" / "cpu" / RECIPE_FILE).read_text()  # unknown to older versions
     names = set(ir.load(place / "bundle" / "mixed" / "source" / "graph.onnx").graph.initializers)
     assert {"block2.base.conv1.weight", "block3.task1.conv1.weight"} <= names
     assert {"block1.base.conv1.weight_quantized", "block3.task2.conv1.weight_quantized"} <= names

@@ -17,7 +17,7 @@ from tiny_networks import SIZE, backbone
 from tiny_pictures import write_picture
 
 from subtune_deploy import precision_search, racing
-from subtune_deploy.backends.base import Availability, Engine
+from subtune_deploy.backends.base import Availability, Engine, Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, engine_target, open_bundle
 from subtune_deploy.compiling import compile_bundle
@@ -311,6 +311,31 @@ def test_too_few_inputs_for_the_tolerance_are_told(
     )
 
 
+def test_a_library_that_fails_leaves_its_precision_out(
+    bundle: Bundle, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exceptions have no class in common with ours."""
+    real = precision_search.check_engine
+
+    def check(bundle: Bundle, target: Target, folder: Path) -> Any:
+        if target.precision == "int8":
+            raise RuntimeError("out of memory")
+        return real(bundle, target, folder)
+
+    favour({})
+    monkeypatch.setattr(precision_search, "check_engine", check)
+    found = search(bundle)
+    assert found.name == "fp32"
+    assert "out of memory" in by_name(found)["int8"].failed
+
+
+def test_inputs_may_be_views(bundle: Bundle) -> None:
+    turned = (CALIBRATION[..., ::-1], HELD_OUT[..., ::-1])
+    for given, checked in zip(turned, precision_search._checked(bundle, *turned), strict=True):
+        assert checked.flags.c_contiguous
+        np.testing.assert_array_equal(checked, given)
+
+
 # Through compile, into the bundle
 
 
@@ -406,6 +431,7 @@ def test_bad_input_is_one_line(place: Path, tmp_path: Path) -> None:
         ((*AUTO, "--target", "cpu-int8"), {}, 2, "target cpu-int8 is already in int8"),
         ((*AUTO, "--target", "torch-cpu"), {}, 2, "torch has fp32 alone"),
         ((*AUTO, "--picture", tmp_path / "front.gif"), {}, 2, "front.gif is no name of a picture"),
+        ((*AUTO, "--picture", tmp_path / "none" / "front.svg"), {}, 2, "lies in no existing folder"),
         (
             (*AUTO, "--target", "openvino-cpu", "--picture", tmp_path / "front.svg"),
             {},

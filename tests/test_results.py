@@ -111,6 +111,7 @@ def test_results_of_different_hosts_versions_or_ways_are_not_mixed() -> None:
         (result(protocol=Protocol(precision=0.5)), "protocol adaptive 1.00% in 20 s / adaptive 50.00%"),
         (result(host={**HOST, "instructions": "avx2"}), "instructions none / avx2"),
         (result(inputs="hot"), "inputs fresh / hot"),
+        (result(precision="int8"), "precision fp32 / int8"),
     ):
         with pytest.raises(InputError, match="do not belong together") as caught:
             check_comparable([result(), other])

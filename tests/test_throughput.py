@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.documents import read_document
 from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.runtime import load_engine, load_streams
-from subtune_deploy.streams import Crowd, Streamed, Window, counted, measure_streams
+from subtune_deploy.streams import Call, Crowd, Streamed, Window, bounds, counted, measure_streams
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task
 from subtune_deploy.throughput import Throughputs, batch_limits, fitting_batches, time_streams
@@ -49,19 +50,30 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 # What is counted
 
 
+def within(streams: Sequence[Sequence[Call]], until: float) -> Window:
+    return counted(streams, *bounds(streams, until))
+
+
+def test_a_window_ends_with_the_first_call_past_its_time() -> None:
+    """Which must have begun in it: the first call of the second stream, which ends late enough, has not."""
+    streams = [[(0.0, 2.0), (2.0, 4.0), (4.0, 6.0), (6.0, 8.0)], [(0.0, 3.0), (3.0, 6.5), (6.5, 9.0)]]
+    assert bounds(streams, until=2.5) == (3.0, 6.0)
+    assert bounds(streams, until=6.25) == (3.0, 6.5)
+
+
 def test_of_one_stream_all_but_the_first_call_counts() -> None:
-    assert counted([[(0.0, 3.0), (3.0, 4.0), (4.0, 5.0)]]) == Window(2, 2.0, 1.0)
+    assert within([[(0.0, 3.0), (3.0, 4.0), (4.0, 5.0)]], until=5.0) == Window(2, 2.0, 1.0)
 
 
 def test_calls_that_are_cut_count_by_the_part_inside() -> None:
     """From 2 to 6: of the first stream 2 whole calls; of the second a half, one whole, and three quarters of one."""
     streams = [[(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)], [(0.0, 1.0), (1.0, 3.0), (3.0, 4.5), (4.5, 6.5)]]
-    found = counted(streams)
+    found = within(streams, until=6.0)
     assert (found.calls, found.seconds, found.busy) == (2 + 0.5 + 1 + 0.75, 4.0, 1.0)
 
 
 def test_time_between_calls_is_told() -> None:
-    found = counted([[(0.0, 1.0), (1.5, 2.5), (3.0, 4.0)]])
+    found = within([[(0.0, 1.0), (1.5, 2.5), (3.0, 4.0)]], until=4.0)
     assert (found.calls, found.seconds, found.busy) == (2, 3.0, pytest.approx(2 / 3))
 
 
@@ -69,7 +81,7 @@ def test_calls_are_counted_alike_wherever_the_streams_begin() -> None:
     """Two streams of calls of 1 s answer two in a second, in phase or not, however the window cuts them."""
     for shift in (0.0, 0.3, 0.7):
         streams = [[(n + late, n + 1 + late) for n in range(6)] for late in (0.0, shift)]
-        found = counted(streams)
+        found = within(streams, until=5.0)
         assert found.calls / found.seconds == pytest.approx(2)
 
 
@@ -177,6 +189,31 @@ def test_callers_are_inside_at_once_each_with_its_own_inputs() -> None:
     assert found.rate("base").value > 0
     for engine, own in zip(engines, batches, strict=True):
         assert set(engine.seen) == {id(each) for each in own}
+
+
+@dataclass
+class Waiting:
+    """Its second call waits until another engine has answered a hundred."""
+
+    other: Failing
+    outputs: tuple[str, ...] = ("base",)
+    shape: tuple[int | None, ...] = (1, 3, 2, 2)
+    threads: int = 1
+    runs: int = 0
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        self.runs += 1
+        deadline = time.monotonic() + SECONDS
+        while self.runs == 2 and self.other.runs < 100:
+            assert time.monotonic() < deadline, "the other stream has stopped"
+        return {"base": batch}
+
+
+def test_streams_go_on_until_all_have_ended_a_call() -> None:
+    """Else the last one would run alone, and faster than it ran before."""
+    quick = Failing(10**9)
+    found = measure_streams(lambda: {"base": [quick, Waiting(quick)]}, PAIR, 1e-9, loads=1)
+    assert found.rate("base").value > 0
 
 
 @dataclass
@@ -389,6 +426,8 @@ def test_what_was_done_before_an_engine_failed_is_kept(
     ("given", "says", "hint"),
     [
         (("--batch", "8"), "takes batches of 2, not 8", "--batch dynamic"),
+        (("-o", "no/such/place.json"), "place.json lies in no existing folder", "another place"),
+        (("--streams", ""), "streams '' is no list of counts", "--streams 1,2,4,8"),
         (("--batch", "none"), "batch 'none' is no list of counts", "--batch 1,2,4,8"),
         (("--streams", "0"), "streams '0' is no list of counts", "--streams 1,2,4,8"),
         (("--seconds", "0"), "0.0 is not in the range", "throughput --help"),
@@ -398,7 +437,7 @@ def test_what_was_done_before_an_engine_failed_is_kept(
 def test_bad_input_is_one_line(
     bundles: dict[str, Bundle], tmp_path: Path, given: tuple[str, ...], says: str, hint: str
 ) -> None:
-    ran = cli("throughput", bundles["fixed"].path, *given, "-o", tmp_path / "t.json")
+    ran = cli("throughput", bundles["fixed"].path, "-o", tmp_path / "t.json", *given)
     error, told = ran.err.splitlines()
     assert (ran.status, ran.out) == (2, "")
     assert says in error

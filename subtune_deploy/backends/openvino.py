@@ -120,8 +120,11 @@ def load(folder: Path, role: str, target: Target) -> Engine:
 
 
 def load_streams(folder: Path, role: str, target: Target, streams: int) -> tuple[Engine, ...]:
-    """One compiled model with so many streams, each with its part of the threads, and a request for each."""
-    options = {**target.options, "NUM_STREAMS": streams}
+    """One compiled model with so many streams, each with its part of the threads, and a request for each.
+
+    Hyper-threads count as cores, as for other backends; by itself OpenVINO would have fewer streams, and not say so.
+    """
+    options = {"ENABLE_HYPER_THREADING": True, **target.options, "NUM_STREAMS": streams}
     engine = load(folder, role, replace(target, threads=streams * target.threads, options=options))
     assert isinstance(engine, OpenVinoEngine)
     create = engine.request.get_compiled_model().create_infer_request

@@ -50,15 +50,20 @@ def throughput(
     from ..bundle import open_bundle
     from ..documents import to_document, write_document
     from ..environment import usable_cores
+    from ..staging import checked_place
     from ..throughput import Throughputs
 
+    checked_place(out)
     sizes = None if batch is None else read_counts(batch, "batch")
-    callers = read_counts(streams, "streams") if streams else tuple(dict.fromkeys((1, usable_cores())))
+    callers = (
+        read_counts(streams, "streams") if streams is not None else tuple(dict.fromkeys((1, usable_cores())))
+    )
     found = Throughputs(())
     try:
         for each in _timed(open_bundle(folder), target, sizes, callers, seconds):
-            found = Throughputs((*found.results, each))
-            write_document(out, found)
+            done = Throughputs((*found.results, each))
+            write_document(out, done)
+            found = done
     finally:  # also what was done before an engine failed
         if found.results and not as_json:
             _print(found.results)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import InputError, Unavailable
-from ..staging import replaced_file
+from ..staging import checked_place, replaced_file
 from .documents import Active, Greedy, Profile, Row
 
 Document: TypeAlias = "Profile | Greedy | Active"
@@ -68,6 +68,7 @@ def drawn(
 
 def check_picture(path: Path) -> None:
     """Whether a picture can be written there; see `drawn`."""
+    checked_place(path)
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise InputError(f"{path.name} is no name of a picture", "let it end in .svg, .png or .pdf")
     try:
