@@ -24,6 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from peer_engines import release
+from plans import check_host
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Engine
@@ -75,6 +76,7 @@ def main(
         return
     drop_torn_line(RESULTS)
     if not tables:
+        check_host(lines())
         for case, count in product(cases, counts):
             if missing := set(TARGETS) - {each["target"] for each in known(case, count)}:
                 for line in measured(case, count, sorted(missing), seconds):
@@ -126,7 +128,8 @@ def measured(case: str, count: int, targets: Sequence[str], seconds: float) -> I
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
         command = [sys.executable, __file__, "--one", case, str(count), str(folder)]
-        built = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        built = json.loads(ran.stdout)
         for target in targets:
             start = time.perf_counter()
             bundle = compile_bundle(open_bundle(folder), load_target(target))
@@ -178,8 +181,8 @@ def summary(found: Sequence[Line]) -> Iterator[str]:
         "relative to the lone base, interleaved, with its 95 % interval; what each task more adds is the difference "
         "to the line above, by task. K+1 engines are so many loads of the base's, which are timed up to "
         f"{APART} tasks. Memory is the most that a process of its own held, with Python and the library; file is the "
-        "ONNX graph with all weights. The memory of export is beside what the libraries hold, and relative to the "
-        "graph's weights.\n"
+        "ONNX graph with all weights. Exported as `sweep` does it, without weights for grafts and PyTorch's program; "
+        "the memory of it is beside what the libraries hold, and relative to the graph's weights.\n"
     )
     for case, target in product(CASES, TARGETS):
         rows = sorted(

@@ -49,9 +49,8 @@ def main(seconds: float, tables: bool) -> None:
         release()
     if not (lines := finished(RESULTS)):
         raise click.ClickException(f"{RESULTS} has no line: no cell is lost, or none was measured again yet")
-    RESULTS.with_suffix(".md").write_text(
-        "".join(summary(lines, {key: each for key, (each, _) in lost.items()}))
-    )
+    before = {key_of(line): line for line in finished(PEERS)}
+    RESULTS.with_suffix(".md").write_text("".join(summary(lines, before)))
     click.echo(RESULTS.with_suffix(".md").read_text())
 
 

@@ -29,11 +29,12 @@ from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe
+from subtune_deploy.environment import describe, differences
 from subtune_deploy.lines import append_line, drop_torn_line, read_lines
 from subtune_deploy.loads import measure_loads
 from subtune_deploy.measure import ADAPTIVE, Engines, Protocol, fresh_batches
 from subtune_deploy.plan_search import fastest_plan
+from subtune_deploy.racing import COMPARISON
 from subtune_deploy.records import to_plain
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.runtime import load_engine
@@ -66,6 +67,8 @@ def main(
 ) -> None:  # fmt: skip
     """Measure what is missing, write."""
     drop_torn_line(RESULTS)
+    if not tables:
+        check_host(lines())
     start, known = time.monotonic(), {_key(line) for line in lines()}
     asked = [Key(*each) for each in ((m, f, k, t) for k, f, m, t in product(counts, forks, models, targets))]
     for key in () if tables else [key for key in asked if key not in known]:
@@ -79,6 +82,14 @@ def main(
         raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
     RESULTS.with_suffix(".md").write_text("".join(summary(lines())))
     click.echo(RESULTS.with_suffix(".md").read_text())
+
+
+def check_host(kept: Sequence[Line]) -> None:
+    """Lines of two hosts do not belong in one table."""
+    if kept and (found := differences(kept[0]["host"], describe())):
+        raise click.ClickException(
+            f"the lines that are kept were measured elsewhere: {'; '.join(found)}: move them away"
+        )
 
 
 def lines() -> list[Line]:
@@ -146,11 +157,13 @@ def _bundles(key: Key, folder: Path) -> tuple[dict[str, Bundle], Line]:
 
 def summary(found: Sequence[Line]) -> Iterator[str]:
     """Markdown: of all cells together, then each."""
-    host = found[0]["host"]
+    host, loads = found[0]["host"], [each for line in found for each in line["loads"]]
     yield (
         f"`python benchmarks/plans.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32, {len(found)} cells. "
-        "Latency relative to the lone base, medians over six loads with 95 % intervals, timed after the search, "
-        "interleaved. Where the search kept the exported plan, its engine is that of always merging.\n\n"
+        f"Latency relative to the lone base, medians over six loads of {min(loads)} to {max(loads)} rounds with 95 % "
+        "intervals, timed after the search, interleaved. Where the search kept the exported plan, its engine is that "
+        f"of always merging. The search ran plans by turns for {RACE.seconds:g} s an axis, where `compile` takes "
+        f"{COMPARISON.seconds:g}. The better of both is picked by the samples that judge, which flatters it.\n\n"
     )
     yield markdown(
         ("engine", "K", "cells", "auto over always", "auto over never", "other than always taken",

@@ -69,14 +69,14 @@ def main(size: int, max_changed: float, scratch: Path | None, tables: bool) -> N
         with tempfile.TemporaryDirectory() as temporary:
             folder = scratch or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            found = measured(folder, Path(temporary) / "bundle", size, max_changed / 100)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            for found in measured(folder, Path(temporary) / "bundle", size, max_changed / 100):
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     RESULTS.with_suffix(".md").write_text("".join(summary(json.loads(RESULTS.read_text()))))
     click.echo(RESULTS.with_suffix(".md").read_text())
 
 
-def measured(folder: Path, place: Path, size: int, max_changed: float) -> Line:
-    """What the search found on each target."""
+def measured(folder: Path, place: Path, size: int, max_changed: float) -> Iterator[Line]:
+    """What the search found, after each target."""
     base = _base_checkpoint(folder / "base.safetensors")
     backbone = trace(load_model(MODEL, str(base), (3, size, size)))
     data = load_data(DIGITS, train=TRAIN, test=TEST)
@@ -100,7 +100,7 @@ def measured(folder: Path, place: Path, size: int, max_changed: float) -> Line:
             "right": right(bundle, name, backbone, data),
             "conditions": seen.conditions,
         }
-    return found
+        yield found
 
 
 def inputs(backbone: Backbone, data: Data) -> tuple[Batch, Batch]:

@@ -4,9 +4,10 @@
 
 The bound of a graph is the sum over its operators of the longer of multiply-adds over the peak rate and bytes over the
 bandwidth. Both ceilings are measured here: by a large matrix product in each backend, and by a large copy. Latencies
-are those of `peers.py`, whose lines must come from a host like this one. What tasks add to the base, divided by the
-same ratio of bounds, is 1 where a fork costs what its work costs. benchmarks/results/roofline.json keeps the ceilings
-and the operators' sums; roofline.md is made of it, by --tables without measuring.
+are those of `peers.py`, whose lines must come from a host like this one: elsewhere, run that first. What tasks add is
+told over what they add to the bound, and relative to how far the base itself is from its own.
+benchmarks/results/roofline.json keeps the ceilings and the operators' sums; roofline.md is made of it, by --tables
+without measuring.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from peers import MODELS, Key, backbone_of, finished, key_of
 from peers import RESULTS as PEERS
-from peers import Key, backbone_of, finished, key_of
 
 from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Batch, Engine, Shape
@@ -182,12 +184,18 @@ def _elements(value: ir.Value | None) -> int:
 
 @dataclass(frozen=True)
 class Distance:
-    """Of a cell in a group. `base`, `graph`: latency over its bound; `added`: of what is added over the base."""
+    """Of a cell in a group. `base`, `graph`: latency over its bound; `tasks`: what they add, over what they add to the
+    bound. `relative`: the same, over how far the base is from its own.
+    """
 
     key: Key
     base: float
     graph: float
-    added: float
+    tasks: float
+
+    @property
+    def relative(self) -> float:
+        return self.tasks / self.base
 
 
 def distances(document: Line, lines: Sequence[Line], doubt: float) -> Iterator[Distance]:
@@ -200,13 +208,9 @@ def distances(document: Line, lines: Sequence[Line], doubt: float) -> Iterator[D
         )
         cell: Mapping[str, Sums] = document["sums"][str(_cell(key))]
         base, graph = (bound(cell[each], rate, bandwidth) for each in (BASE, OURS))
-        ratio = paired_ratio(taken[BASE], taken[OURS]).value
-        yield Distance(
-            key,
-            median(taken[BASE]) / base,
-            median(taken[OURS]) / graph,
-            (ratio - 1) / (graph / base - 1),
-        )
+        alone, ratio = median(taken[BASE]), paired_ratio(taken[BASE], taken[OURS]).value
+        added = alone * (ratio - 1) / (graph - base)
+        yield Distance(key, alone / base, median(taken[OURS]) / graph, added)
 
 
 def bound(operators: Sums, rate: float, bandwidth: float) -> float:
@@ -219,29 +223,46 @@ def summary(document: Line, lines: Sequence[Line]) -> Iterator[str]:
     rates, host = document["ceilings"], document["host"]
     told = ", ".join(f"{name} {rate / 1e9:.0f} GMAC/s" for name, rate in rates["macs"].items())
     yield (
-        f"`python benchmarks/roofline.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32. Ceilings: a product "
-        f"of matrices of {SIDE} by {SIDE} in {told}; a copy of {COPIED >> 20} MiB {rates['bytes'] / 1e9:.1f} GB/s, "
-        "read and written. A graph's bound is the sum over its operators of the longer of the two times; of those that "
-        "neither multiply nor reduce none is counted, since they can be done where their input is made. Latencies are "
-        "those of [peers.md](peers.md), measured on a host of the same kind at another time.\n"
-        "\n## What tasks add, over what their work allows\n\n"
-        "(latency / base - 1) / (bound / bound of the base - 1), over the whole table: the median, and the worst. "
-        "Activations may come from a cache that is faster than the copy, so it is told for other bandwidths too.\n\n"
+        f"`python benchmarks/roofline.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32. Ceilings, medians: a "
+        f"product of matrices of {SIDE} by {SIDE} in {told}; a copy of {COPIED >> 20} MiB {rates['bytes'] / 1e9:.1f} "
+        "GB/s, read and written. A graph's bound is the sum over its operators of the longer of both times, of "
+        f"{', '.join((*WEIGHTED, *MOVING))}; others could be done where their input is made, and count nothing. It "
+        "is an estimate: weights may be fetched while another operator computes, activations may come from a cache. "
+        "Latencies are those of [peers.md](peers.md), measured on a host of the same kind at another time, with the "
+        "exporter of that time.\n"
+        "\n## How far from the bound\n\nLatency of the lone base over its bound, and what tasks add to the latency "
+        "over what they add to the bound: median, least and most of all cells.\n\n"
     )
+    yield markdown(("engine", "network", "base", "what tasks add"), _by_network(document, lines))
     columns = (f"bandwidth x {each:g}" for each in DOUBTS)
-    yield markdown(("engine", "K", *columns), _spread(document, lines))
     yield (
-        "\n## Each cell\n\nLatency over bound of the base and of our graph, merged, and what tasks add over what their "
-        "work allows.\n\n"
+        "\n## Do tasks waste more than the base?\n\n(latency / base - 1) / (bound / bound of the base - 1): 1 where "
+        "both are equally far from their bounds, more where tasks are farther. Median and worst of all cells, also for "
+        "other bandwidths than the copy's.\n\n"
     )
-    yield markdown(("engine", "cell", "base", "graph", "added"), _cells(document, lines))
+    yield markdown(("engine", "K", *columns), _spread(document, lines))
+    yield "\n## Each cell\n\n"
+    yield markdown(("engine", "cell", "base", "graph", "what tasks add", "relative"), _cells(document, lines))
+
+
+def _by_network(document: Line, lines: Sequence[Line]) -> Iterator[Sequence[str]]:
+    found = list(distances(document, lines, 1.0))
+    for group, model in product(TARGETS, MODELS):
+        mine = [each for each in found if (each.key.group, each.key.model) == (group, model)]
+        yield group, model, _range([each.base for each in mine]), _range([each.tasks for each in mine])
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _spread(document: Line, lines: Sequence[Line]) -> Iterator[Sequence[str]]:
     found = [list(distances(document, lines, doubt)) for doubt in DOUBTS]
     for group in TARGETS:
         for count in sorted({key_of(line).tasks for line in lines}):
-            mine = [[e.added for e in each if (e.key.group, e.key.tasks) == (group, count)] for each in found]
+            mine = [
+                [e.relative for e in each if (e.key.group, e.key.tasks) == (group, count)] for each in found
+            ]
             yield group, str(count), *(f"{np.median(each):.2f}, worst {max(each):.2f}" for each in mine)
 
 
@@ -249,7 +270,7 @@ def _cells(document: Line, lines: Sequence[Line]) -> Iterator[Sequence[str]]:
     for each in sorted(distances(document, lines, 1.0), key=lambda each: each.key):
         key = each.key
         cell = f"{key.model}, {key.layers}, K={key.tasks}"
-        yield key.group, cell, f"{each.base:.2f}", f"{each.graph:.2f}", f"{each.added:.2f}"
+        yield key.group, cell, *(f"{n:.2f}" for n in (each.base, each.graph, each.tasks, each.relative))
 
 
 if __name__ == "__main__":

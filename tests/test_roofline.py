@@ -38,7 +38,7 @@ def test_an_operator_takes_the_longer_of_its_two_times() -> None:
 
 
 def test_what_is_added_is_over_what_the_work_allows() -> None:
-    """The base takes 2 s of at least 1, the graph 5 s of at least 2: 1.5 times the base are added where 1 must be."""
+    """The base takes 2 s of at least 1, the graph 5 s of at least 2: 3 s are added where 1 must be."""
     line = {
         "model": "m", "fork": "1", "tasks": 1, "group": "openvino", "samples": {"base": [2.0] * 40, "ours": [5.0] * 40},
     }  # fmt: skip
@@ -47,7 +47,7 @@ def test_what_is_added_is_over_what_the_work_allows() -> None:
         "sums": {str(peers.Key("m", "1", 1, "")): {"base": [[100, 4]], "ours": [[200, 4]]}},
     }
     (found,) = roofline.distances(document, [line], 1.0)
-    assert (found.base, found.graph, found.added) == pytest.approx((2.0, 2.5, 1.5))
+    assert (found.base, found.graph, found.tasks, found.relative) == pytest.approx((2.0, 2.5, 3.0, 1.5))
 
 
 def test_a_search_is_judged_by_the_better_of_both_plain_plans() -> None:
