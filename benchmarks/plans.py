@@ -1,6 +1,6 @@
 """Whether searching for the fastest plan pays: `compile --merge auto --lowering auto` against always and never merging.
 
-    python benchmarks/plans.py [--model M]... [--fork F]... [--tasks K]... [--target T]... [--seconds S]
+    python benchmarks/plans.py [--model M]... [--fork F]... [--tasks K]... [--target T]... [--batch N]... [--seconds S]
 
 The cells are those of `peers.py`. In each, the search compiles plans, runs them by turns and takes one that is shown to
 be faster than the exported one, twice; then its engine, always merged, never merged and the lone base are timed anew,
@@ -47,6 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "plans.jsonl"
 COUNTS = (4, 8, 1)
 TARGETS = ("cpu", "openvino-cpu")
 ALWAYS, NEVER, AUTO = "always", "never", "auto"
+ORDER = ("target", "tasks", "model", "fork")
 RACE = Protocol(seconds=4.0, precision=0.005)
 """Of the plans of one axis, and of the winner and the one to beat."""
 
@@ -58,25 +59,29 @@ Line = dict[str, Any]
 @click.option("--fork", "forks", multiple=True, type=click.Choice(FORKS), default=FORKS)
 @click.option("--tasks", "counts", multiple=True, type=click.IntRange(1), default=COUNTS, help="K")
 @click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), default=TARGETS)
+@click.option(
+    "--batch", "sizes", multiple=True, type=click.IntRange(1), default=(1,), help="Pictures per call."
+)
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=6.0, help="To judge, each cell.")
 @click.option("--minutes", type=click.FloatRange(0), default=240.0, help="No cell begins later.")
 @click.option("--tables", is_flag=True, help="Measure nothing.")
 def main(
     models: tuple[str, ...], forks: tuple[str, ...], counts: tuple[int, ...], targets: tuple[str, ...],
-    seconds: float, minutes: float, tables: bool,
+    sizes: tuple[int, ...], seconds: float, minutes: float, tables: bool,
 ) -> None:  # fmt: skip
     """Measure what is missing, write."""
     drop_torn_line(RESULTS)
     if not tables:
         check_host(lines())
-    start, known = time.monotonic(), {_key(line) for line in lines()}
-    asked = [Key(*each) for each in ((m, f, k, t) for k, f, m, t in product(counts, forks, models, targets))]
-    for key in () if tables else [key for key in asked if key not in known]:
+    start, known = time.monotonic(), {_cell(line) for line in lines()}
+    all_ = product(sizes, counts, forks, models, targets)
+    asked = [(Key(model, fork, count, target), batch) for batch, count, fork, model, target in all_]
+    for key, batch in () if tables else [cell for cell in asked if cell not in known]:
         if time.monotonic() - start > 60 * minutes:
-            click.echo(f"the time is up before {key}", err=True)
+            click.echo(f"the time is up before {key}, batch {batch}", err=True)
             break
-        append_line(RESULTS, measured(key, replace(ADAPTIVE, seconds=seconds)))
-        click.echo(f"{(time.monotonic() - start) / 60:.1f} min: {key}: {_row(lines()[-1])}", err=True)
+        append_line(RESULTS, measured(key, batch, replace(ADAPTIVE, seconds=seconds)))
+        click.echo(f"{(time.monotonic() - start) / 60:.1f} min: {'; '.join(_row(lines()[-1]))}", err=True)
         release()
     if not lines():
         raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
@@ -97,21 +102,21 @@ def lines() -> list[Line]:
     return [line for _, line in read_lines(RESULTS)] if RESULTS.exists() else []  # type: ignore[misc]
 
 
-def _key(line: Line) -> Key:
-    return Key(line["model"], line["fork"], line["tasks"], line["target"])
+def _cell(line: Line) -> tuple[Key, int]:
+    return Key(line["model"], line["fork"], line["tasks"], line["target"]), line["batch"]
 
 
-def measured(key: Key, protocol: Protocol) -> Line:
+def measured(key: Key, batch: int, protocol: Protocol) -> Line:
     """A line: what the search chose and tried, and the samples that judge it."""
     with tempfile.TemporaryDirectory() as scratch:
-        bundles, found = _bundles(key, Path(scratch))
+        bundles, found = _bundles(key, batch, Path(scratch))
 
         def load() -> Engines:
             engines = {BASE: load_engine(bundles[ALWAYS], key.group, "base")}
             return engines | {name: load_engine(each, key.group, "graph") for name, each in bundles.items()}
 
         host = describe()
-        batches = fresh_batches(bundles[ALWAYS].manifest.input, 1)
+        batches = fresh_batches(bundles[ALWAYS].manifest.input, batch)
         with watch() as seen:
             judged = measure_loads(load, batches, protocol)
     return {
@@ -120,6 +125,7 @@ def measured(key: Key, protocol: Protocol) -> Line:
         "layers": key.layers,
         "tasks": key.tasks,
         "target": key.group,
+        "batch": batch,
         **found,
         "samples": {name: [round(each, 9) for each in taken] for name, taken in judged.samples.items()},
         "loads": judged.loads,
@@ -130,7 +136,7 @@ def measured(key: Key, protocol: Protocol) -> Line:
     }
 
 
-def _bundles(key: Key, folder: Path) -> tuple[dict[str, Bundle], Line]:
+def _bundles(key: Key, batch: int, folder: Path) -> tuple[dict[str, Bundle], Line]:
     """Compiled in each way; where the exported plan is kept, the search's engine is that of always merging."""
     backbone, target = backbone_of(key.model), load_target(key.group)
     layers = parse_layers(key.layers, len(backbone.blocks))
@@ -138,7 +144,7 @@ def _bundles(key: Key, folder: Path) -> tuple[dict[str, Bundle], Line]:
         candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, key.tasks + 1)
     ]
     made = {
-        name: build(backbone, tasks, folder / name, BuildOptions(merge=name), sources=False)  # type: ignore[arg-type]
+        name: build(backbone, tasks, folder / name, BuildOptions(batch, name), sources=False)  # type: ignore[arg-type]
         for name in (ALWAYS, NEVER)
     }
     start = time.monotonic()
@@ -159,34 +165,29 @@ def summary(found: Sequence[Line]) -> Iterator[str]:
     """Markdown: of all cells together, then each."""
     host, loads = found[0]["host"], [each for line in found for each in line["loads"]]
     yield (
-        f"`python benchmarks/plans.py`, {host['cores']} cores of {host['cpu']}, batch 1, fp32, {len(found)} cells. "
+        f"`python benchmarks/plans.py`, {host['cores']} cores of {host['cpu']}, fp32, {len(found)} cells. "
         f"Latency relative to the lone base, medians over six loads of {min(loads)} to {max(loads)} rounds with 95 % "
         "intervals, timed after the search, interleaved. Where the search kept the exported plan, its engine is that "
         f"of always merging. The search ran plans by turns for {RACE.seconds:g} s an axis, where `compile` takes "
         f"{COMPARISON.seconds:g}. The better of both is picked by the samples that judge, which flatters it.\n\n"
     )
     yield markdown(
-        ("engine", "K", "cells", "auto over always", "auto over never", "other than always taken",
+        ("engine", "batch", "K", "cells", "auto over always", "auto over never", "another plan than always taken",
          "auto slower than the better of both", "always over never, shown to be less / more than 1"),
         _together(found),
     )  # fmt: skip
     yield "\n"
-    yield markdown(
-        ("cell", "always", "never", "auto", "over the better", "plan", "search"), map(_row, _ordered(found))
-    )
-
-
-def _ordered(found: Sequence[Line]) -> list[Line]:
-    return sorted(found, key=lambda line: (line["target"], line["tasks"], *map(line.get, ("model", "fork"))))
+    columns = ("cell", "batch", "always", "never", "auto", "over the better", "plan", "search")
+    yield markdown(columns, map(_row, sorted(found, key=lambda line: (line["batch"], *map(line.get, ORDER)))))
 
 
 def _together(found: Sequence[Line]) -> Iterator[Sequence[str]]:
-    for target, count in sorted({(line["target"], line["tasks"]) for line in found}):
-        mine = [line for line in found if (line["target"], line["tasks"]) == (target, count)]
+    for target, batch, count in sorted({(line["target"], line["batch"], line["tasks"]) for line in found}):
+        mine = [e for e in found if (e["target"], e["batch"], e["tasks"]) == (target, batch, count)]
         merging = [_ratio(line, NEVER, ALWAYS) for line in mine]
         taken = sum(AUTO in line["samples"] for line in mine)
         yield (
-            target, str(count), str(len(mine)), _mean(mine, ALWAYS), _mean(mine, NEVER), f"{taken}",
+            target, str(batch), str(count), str(len(mine)), _mean(mine, ALWAYS), _mean(mine, NEVER), f"{taken}",
             str(sum(_over_better(line).low > 1 for line in mine)),
             f"{sum(each.high < 1 for each in merging)} / {sum(each.low > 1 for each in merging)}",
         )  # fmt: skip
@@ -215,8 +216,10 @@ def _ratio(line: Line, base: str, name: str) -> Ratio:
 def _row(line: Line) -> Sequence[str]:
     ratios = (_ratio(line, BASE, name) for name in (ALWAYS, NEVER, _auto(line)))
     over = _over_better(line)
+    key, batch = _cell(line)
     return (
-        str(_key(line)),
+        str(key),
+        str(batch),
         *(f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})" for each in ratios),
         f"{over.value:.3f} ({over.low:.3f} to {over.high:.3f})",
         line["chosen"],

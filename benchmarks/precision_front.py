@@ -132,20 +132,22 @@ def summary(found: Line) -> Iterator[str]:
     )
     for name, each in found["targets"].items():
         yield f"\n## {name}\n\n![What each precision takes and changes](precision_front_{name}.svg)\n\n"
-        yield markdown(("precision", "latency", "other class: base", DIGITS, "on the front"), _rows(each))
+        yield markdown(
+            ("precision", "latency", "other class: base", DIGITS, "on the front"), _rows(name, each)
+        )
         kept = f", {', '.join(each['keep'])} in fp32" if each["keep"] else ""
         yield (
             f"\nTaken: {each['name']}{kept}. Of {TEST - HELD_OUT} digits that the search did not see it reads "
-            f"{each['right']:.1%}. The search took {each['conditions']['seconds'] / 60:.0f} minutes.\n"
+            f"{each['right']:.1%}. The search took {each['conditions']['seconds'] / 60:.0f} min.\n"
         )
 
 
-def _rows(found: Line) -> Iterator[tuple[str, ...]]:
+def _rows(name: str, found: Line) -> Iterator[tuple[str, ...]]:
     for option in found["options"]:
         ratio, costs = option["ratio"], option["costs"]
         told = f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "-"
         shares = [f"{costs[task]['changed']:.1%}" if costs else "-" for task in ("base", DIGITS)]
-        why = option["failed"].partition(":")[0] if option["failed"] else ""
+        why = option["failed"].removeprefix(f"target {name}: ").partition(" (")[0].partition(":")[0]
         yield option["name"], told, *shares, "yes" if option["front"] else why
 
 
