@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+from plans import check_host
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.build import BuildOptions, build
@@ -66,6 +67,8 @@ def main(
 ) -> None:  # fmt: skip
     """Measure what is missing, write."""
     drop_torn_line(RESULTS)
+    if not tables:
+        check_host(lines())
     for case in () if tables else cases:
         points = {target: missing(case, target, product(streams, sizes)) for target in targets}
         for line in measured(case, points, seconds) if any(points.values()) else ():
