@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.export import ExportedProgram
+
 from .backbone import Backbone
 from .bundle import Bundle, seal
 from .checkpoint import fingerprint
 from .compiling import check_graph
 from .errors import InputError, TaskError
-from .export import export
+from .export import export, save_program
 from .grouped import groupable
 from .manifest import Manifest, TaskEntry
 from .parity import References
@@ -81,14 +83,27 @@ def build(
         say("the stand-alone models answer")
         compute_references(backbone, tasks, pictures, like=like).save(folder)
         say("exporting")
-        export(backbone, tasks, plan, batch=options.batch).save(folder, program=sources)
-        gc.collect()  # the nodes and values of a graph refer to each other: its weights would stay
+        program = _write_graphs(folder, backbone, tasks, plan, options)
         if sources:
+            save_program(*program, folder)
             write_sources(folder, backbone, tasks)
+        del program
         say("checking the graph against the stand-alone models")
         figures = check_graph(folder, options.batch)
         manifest = seal(folder, _manifest(backbone, tasks, plan, options, figures))
     return Bundle(out, manifest)
+
+
+def _write_graphs(
+    folder: Path, backbone: Backbone, tasks: Sequence[Task], plan: Plan, options: BuildOptions
+) -> tuple[ExportedProgram, tuple[str, ...]]:
+    """The program that they were made of, and its outputs. The graphs themselves hold weights of their own: they go."""
+    exported = export(backbone, tasks, plan, batch=options.batch)
+    exported.save(folder, program=False)
+    program = exported.program, exported.outputs
+    del exported
+    gc.collect()  # the nodes and values of a graph refer to each other
+    return program
 
 
 def plan_for(

@@ -49,12 +49,15 @@ class Exported:
         """Write graph.onnx, base.onnx and, for the torch backend alone, program.pt2 into an existing folder."""
         for model, name in ((self.graph, GRAPH), (self.lone, LONE_GRAPH)):
             save_onnx(model, folder / name)
-        if not program:
-            return
-        names = json.dumps(self.outputs)
-        archive = io.BytesIO()  # torch's own writer aborts the process when a disk is full
-        torch.export.save(self.program, archive, extra_files={"outputs.json": names})
-        (folder / PROGRAM).write_bytes(archive.getbuffer())
+        if program:
+            save_program(self.program, self.outputs, folder)
+
+
+def save_program(program: torch.export.ExportedProgram, outputs: Sequence[str], folder: Path) -> None:
+    """Write program.pt2 into an existing folder."""
+    archive = io.BytesIO()  # torch's own writer aborts the process when a disk is full
+    torch.export.save(program, archive, extra_files={"outputs.json": json.dumps(outputs)})
+    (folder / PROGRAM).write_bytes(archive.getbuffer())
 
 
 def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int | None = 1) -> Exported:
