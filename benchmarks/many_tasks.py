@@ -19,12 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
+from kept_lines import Line, check_host, kept, write_tables
 from peer_engines import release
-from plans import check_host
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Engine
@@ -34,7 +33,7 @@ from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe, kilobytes
 from subtune_deploy.footprint import engine_bytes, footprint
-from subtune_deploy.lines import append_line, drop_torn_line, read_lines
+from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, Several, fresh_batches, measure
 from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown
@@ -58,8 +57,6 @@ SMALL = ("resnet18", "8")
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 1 << 20
 
-Line = dict[str, Any]
-
 
 @click.command()
 @click.option("--case", "cases", multiple=True, type=click.Choice(list(CASES)), default=list(CASES))
@@ -82,15 +79,12 @@ def main(
                 for line in measured(case, count, sorted(missing), seconds):
                     append_line(RESULTS, line)
                     click.echo(f"{case}, {count} tasks: {_row(line)}", err=True)
-    if not lines():
-        raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
-    RESULTS.with_suffix(".md").write_text("".join(summary(lines())))
-    click.echo(RESULTS.with_suffix(".md").read_text())
+    write_tables(RESULTS, summary(lines()))
 
 
 def lines() -> list[Line]:
     """All that is kept."""
-    return [line for _, line in read_lines(RESULTS)] if RESULTS.exists() else []  # type: ignore[misc]
+    return kept(RESULTS)
 
 
 def known(case: str, count: int) -> list[Line]:

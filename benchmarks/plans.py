@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
+from kept_lines import Line, check_host, kept, write_tables
 from peer_engines import release
 from peers import FORKS, MODELS, Key, backbone_of
 
@@ -29,8 +29,8 @@ from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe, differences
-from subtune_deploy.lines import append_line, drop_torn_line, read_lines
+from subtune_deploy.environment import describe
+from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.loads import measure_loads
 from subtune_deploy.measure import ADAPTIVE, Engines, Protocol, fresh_batches
 from subtune_deploy.plan_search import fastest_plan
@@ -50,8 +50,6 @@ ALWAYS, NEVER, AUTO = "always", "never", "auto"
 ORDER = ("target", "tasks", "model", "fork")
 RACE = Protocol(seconds=4.0, precision=0.005)
 """Of the plans of one axis, and of the winner and the one to beat."""
-
-Line = dict[str, Any]
 
 
 @click.command()
@@ -83,23 +81,12 @@ def main(
         append_line(RESULTS, measured(key, batch, replace(ADAPTIVE, seconds=seconds)))
         click.echo(f"{(time.monotonic() - start) / 60:.1f} min: {'; '.join(_row(lines()[-1]))}", err=True)
         release()
-    if not lines():
-        raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
-    RESULTS.with_suffix(".md").write_text("".join(summary(lines())))
-    click.echo(RESULTS.with_suffix(".md").read_text())
-
-
-def check_host(kept: Sequence[Line]) -> None:
-    """Lines of two hosts do not belong in one table."""
-    if kept and (found := differences(kept[0]["host"], describe())):
-        raise click.ClickException(
-            f"the lines that are kept were measured elsewhere: {'; '.join(found)}: move them away"
-        )
+    write_tables(RESULTS, summary(lines()))
 
 
 def lines() -> list[Line]:
     """All that is kept."""
-    return [line for _, line in read_lines(RESULTS)] if RESULTS.exists() else []  # type: ignore[misc]
+    return kept(RESULTS)
 
 
 def _cell(line: Line) -> tuple[Key, int]:

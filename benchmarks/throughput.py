@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
-from plans import check_host
+from kept_lines import Line, check_host, kept, write_tables
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.build import BuildOptions, build
@@ -25,7 +25,7 @@ from subtune_deploy.bundle import Bundle
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe
-from subtune_deploy.lines import append_line, drop_torn_line, read_lines
+from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Several, fresh_batches
 from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown
@@ -49,7 +49,6 @@ TARGETS = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
 STREAMS = (1, 2)
 MERGES: dict[str, Literal["always", "never"]] = {"merged": "always", "not merged": "never"}
 
-Line = dict[str, Any]
 Point = tuple[int, int]
 """Batch and streams."""
 
@@ -74,15 +73,12 @@ def main(
         for line in measured(case, points, seconds) if any(points.values()) else ():
             append_line(RESULTS, line)
             click.echo(f"{case}, {line['target']}, {'; '.join(_row(line))}", err=True)
-    if not lines():
-        raise click.ClickException(f"{RESULTS} has no line yet: run without --tables")
-    RESULTS.with_suffix(".md").write_text("".join(summary(lines())))
-    click.echo(RESULTS.with_suffix(".md").read_text())
+    write_tables(RESULTS, summary(lines()))
 
 
 def lines() -> list[Line]:
     """All that is kept."""
-    return [line for _, line in read_lines(RESULTS)] if RESULTS.exists() else []  # type: ignore[misc]
+    return kept(RESULTS)
 
 
 def missing(case: str, target: str, wanted: Iterator[tuple[int, int]]) -> list[Point]:

@@ -145,18 +145,18 @@ def _targets(bundle: Bundle, without: Collection[str]) -> list[Target]:
                 f"{bundle.path} has no engine {name!r} to leave out", did_you_mean(name, engines)
             )
     targets = [engine_target(bundle, name) for name in engines if name not in without]
-    away: dict[str, Unavailable] = {}
-    for target in targets:
-        try:
-            get_backend(target.backend)
-        except Unavailable as error:
-            away[target.name] = error
     for target in targets:
         if target.keep:
             raise InputError(
                 f"engine {target.name} keeps units in float32 that were found for other weights",
                 f"graft --without {target.name}, and compile it then",
             )
+    away: dict[str, Unavailable] = {}
+    for target in targets:
+        try:
+            get_backend(target.backend)
+        except Unavailable as error:
+            away[target.name] = error
     if away:
         told = "; ".join(f"{name}: {error.message}" for name, error in away.items())
         hints = dict.fromkeys(error.hint for error in away.values())

@@ -1,0 +1,35 @@
+"""The lines of results that a benchmark keeps and goes on from, of one host, and the tables that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from subtune_deploy.environment import describe, differences
+from subtune_deploy.lines import read_lines
+
+Line = dict[str, Any]
+
+
+def kept(path: Path) -> list[Line]:
+    """All of them."""
+    return [line for _, line in read_lines(path)] if path.exists() else []  # type: ignore[misc]
+
+
+def check_host(lines: list[Line]) -> None:
+    """Lines of two hosts do not belong in one table."""
+    if lines and (found := differences(lines[0]["host"], describe())):
+        raise click.ClickException(
+            f"the lines that are kept were measured elsewhere: {'; '.join(found)}: move them away"
+        )
+
+
+def write_tables(path: Path, summary: Iterable[str]) -> None:
+    """As Markdown beside the lines, and to whoever asked."""
+    if not kept(path):
+        raise click.ClickException(f"{path} has no line yet: run without --tables")
+    path.with_suffix(".md").write_text("".join(summary))
+    click.echo(path.with_suffix(".md").read_text())
