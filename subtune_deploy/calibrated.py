@@ -72,6 +72,15 @@ class Calibrated:
         variance = float(features @ self.covariance @ features) + (self.spread * ratio) ** 2
         return Predicted(ratio, variance**0.5)
 
+    def compare(self, works: Works, than: Works) -> Predicted:
+        """The latency of one plan relative to another's: what is unknown of both alike makes it no less certain."""
+        mine, other = self.features(works), self.features(than)
+        whole = float(other @ self.mean)
+        ratio = float(mine @ self.mean) / whole
+        off = mine - ratio * other
+        variance = float(off @ self.covariance @ off) / whole**2 + (self.spread * ratio) ** 2
+        return Predicted(ratio, variance**0.5)
+
     def least_added(self, base: Works, works: Works, others: int) -> float:
         """What the fork of `works` adds at the least beside up to `others`, in plans that merge all they can.
 

@@ -4,8 +4,9 @@
         compile_bundle(bundle, found.target, **found.own)
 
 The plan that the bundle was exported with is the one to beat, see `racing`. First it is asked where streams should be
-packed, then, of the best of these, which forked blocks should run as one grouped operator, then with which settings of
-the backend. What is measured is a batch of the bundle's size or, where that is open, of as many pictures as asked for.
+packed, but not of ways that a fitted model of latency, where there is one, predicts to be slower; then, of the best of
+these, which forked blocks should run as one grouped operator, then with which settings of the backend. What is measured
+is a batch of the bundle's size or, where that is open, of as many pictures as asked for.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .errors import SubtuneError, Unavailable
 from .export import export
 from .measure import Protocol
 from .plan import Merge, Plan
+from .predictor import Compare
 from .racing import COMPARISON, Tried, batch_size, by_turns, race
 from .records import to_plain
 from .runtime import open_engine
@@ -41,6 +43,8 @@ LATE, SINGLE = 3, 4
 """Stages at which packing may begin, and forked blocks up to which each is tried as the only grouped one."""
 BATCHES = (4, 8, 16)
 """Streams that are packed at most, where there are more."""
+PREDICTED = "not compiled: predicted to take"
+"""Times as long."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def fastest_plan(
     settings: bool = False,
     pictures: int | None = None,
     calibration: Batch | None = None,
+    predicted: Compare | None = None,
     protocol: Protocol = COMPARISON,
     say: Say = lambda line: None,
 ) -> Iterator[Fastest]:
@@ -92,7 +97,9 @@ def fastest_plan(
 
     `backbone`, `tasks`: what `bundle` was made from; settings alone need none. `pictures`: the batch that it is
     to be fastest for, by default 1; a bundle of a fixed batch takes its own alone. `calibration`: inputs (n, C, H, W)
-    that an int8 target needs.
+    that an int8 target needs. `predicted`: by a model fitted to this target, in batches of as many pictures; ways to
+    pack whose interval lies above the exported plan are told and not compiled. Of grouping such a model knows nothing:
+    it counts launches saved, not how slow a grouped operator is.
     Plans that cannot be exported or compiled, or whose engines answer wrongly, are told and left out, but for the
     bundle's own. Raises Unavailable, also where the target's device is not here, ParityError, BundleError, InputError.
     """
@@ -104,9 +111,13 @@ def fastest_plan(
     with tempfile.TemporaryDirectory(prefix="subtune-plans-") as folder:
         search = _Search(bundle, backbone, tasks, target, size, calibration, protocol, say, Path(folder))
         best = search.exported()
-        for axis in [axis for asked, axis in ((merge, _merges), (lowering, _lowerings)) if asked]:
+        if merge:
             assert backbone is not None
-            best = search.raced(best, axis(backbone, tasks, best.plan, bundle.manifest.batch))
+            best = search.raced(best, ways_to_pack(backbone, tasks, best.plan), predicted)
+        if lowering:
+            assert backbone is not None
+            ways = ways_to_group(backbone, tasks, best.plan) if bundle.manifest.batch else {}
+            best = search.raced(best, ways)
         found = search.tuned(best) if settings else target
         graphs = None if best.graphs == bundle.path else best.graphs
         yield Fastest(best.name, best.plan, found, graphs, _taking(best.folder), tuple(search.tried), size)
@@ -117,7 +128,7 @@ def fastest_plan(
 Plans = Mapping[str, Plan]
 
 
-def _merges(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int | None) -> Plans:
+def ways_to_pack(backbone: Backbone, tasks: Sequence[Task], best: Plan) -> Plans:
     """Packing always, never, not before the next stages of the backbone begin, or no more than some streams at once."""
     nodes = backbone.topology.nodes
     always = plan_as(backbone, tasks, "always", best.grouped, best.apart)
@@ -146,9 +157,9 @@ def _stage_starts(backbone: Backbone) -> list[int]:
     return [units.index(unit) for unit in starts if unit in units]
 
 
-def _lowerings(backbone: Backbone, tasks: Sequence[Task], best: Plan, batch: int | None) -> Plans:
-    """Branches, or all forked blocks grouped that can be, or one of them. Grouping needs a fixed batch."""
-    units = grouped_units(backbone, tasks, best.apart) if batch else ()
+def ways_to_group(backbone: Backbone, tasks: Sequence[Task], best: Plan) -> Plans:
+    """Branches, or all forked blocks grouped that can be, or one of them; all need a fixed batch."""
+    units = grouped_units(backbone, tasks, best.apart)
     singles = [(unit,) for unit in units] if 1 < len(units) <= SINGLE else []
     ways = {"branches": (), **{f"grouped {', '.join(way)}": way for way in (units, *singles) if way}}
     return {
@@ -190,9 +201,11 @@ class _Search:
         self.say("compiling as exported")
         return self._compiled("as exported", Plan.from_json(self.bundle.manifest.plan), self.bundle.path)
 
-    def raced(self, best: _Made, plans: Plans) -> _Made:
+    def raced(self, best: _Made, plans: Plans, predicted: Compare | None = None) -> _Made:
         """The fastest of `plans` if it is shown to be faster than `best`, twice; else `best`."""
-        made = {name: self._attempted(name, plan, best) for name, plan in _new(plans, best.plan).items()}
+        fresh = _new(plans, best.plan)
+        likely = self._likely(fresh, best, predicted) if predicted else fresh
+        made = {name: self._attempted(name, plan, best) for name, plan in likely.items()}
         others = {name: each for name, each in made.items() if each}
         if not others:
             return best
@@ -244,6 +257,16 @@ class _Search:
         )
         self.tried += tried
         return winner
+
+    def _likely(self, plans: Plans, best: _Made, predicted: Compare) -> Plans:
+        """Without those that are predicted to be slower than `best`."""
+        ratios = {name: predicted(plan, best.plan) for name, plan in plans.items()}
+        slower = {name: each for name, each in ratios.items() if each.low > 1}
+        self.tried += [
+            Tried(name, best.name, failed=f"{PREDICTED} {each.value:.2f} ({each.low:.2f} to {each.high:.2f})")
+            for name, each in slower.items()
+        ]
+        return {name: plan for name, plan in plans.items() if name not in slower}
 
     def _attempted(self, name: str, plan: Plan, best: _Made) -> _Made | None:
         assert self.backbone is not None

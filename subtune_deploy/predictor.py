@@ -6,21 +6,26 @@ predictor.added([(13, 14)] * 8)                    # Interval(value=1.93, low=1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from .backbone import Backbone, architecture
 from .calibrated import Calibrated, Predicted, Works
-from .costs import CandidateFork, Candidates, Counted, count_costs
+from .costs import CandidateFork, Candidates, Counted, count_costs, task_costs
 from .fitting import fit
 from .latency_model import Anchor, LatencyModel, Predict
-from .plan import Merge
+from .plan import Merge, Plan
 from .spec import Pruning
 from .stats import NORMAL, Interval, Ratio
+from .tasks import Task
+from .work import plan_works
 
 Forks = Sequence[Sequence[int]]
+
+Compare: TypeAlias = Callable[[Plan, Plan], Ratio]
+"""The latency of one plan relative to another's."""
 
 
 def task_forks(anchor: Anchor) -> tuple[CandidateFork, ...]:
@@ -114,17 +119,30 @@ class Predictor:
 
     def added(self, forks: Forks, prune: Pruning | None = None) -> Interval:
         """Its added latency relative to the base, with the interval that is to hold 95 %."""
-        found = self.predict(forks, prune)
-        half = NORMAL * found.deviation
-        return Interval(found.added, found.added - half, found.added + half)
+        found = _with_interval(self.predict(forks, prune))
+        return Interval(found.value - 1, found.low - 1, found.high - 1)
 
     def predicted(self, layers: Sequence[int], tasks: int = 1, prune: Pruning | None = None) -> Anchor:
         """What a measurement of so many tasks on one fork is expected to be."""
-        added = self.added([layers] * tasks, prune)
-        ratio = Ratio(1 + added.value, 1 + added.low, 1 + added.high)
+        ratio = _with_interval(self.predict([layers] * tasks, prune))
         heads = (self.classes,) * tasks if self.classes else ()
         return Anchor((tuple(layers),) * tasks, ratio, prune=prune, classes=heads)
 
     def of_tasks(self, tasks: int) -> Predict:
         """Added latency of so many tasks on one fork."""
         return lambda layers, prune: self.added([layers] * tasks, prune)
+
+    def of_plans(self, tasks: Sequence[Task]) -> Compare:
+        """Of plans of `tasks`, with the interval that is to hold 95 %."""
+        topology, costs = self.costing.backbone.topology, task_costs(self.costing.backbone, tasks)
+
+        def compare(plan: Plan, than: Plan) -> Ratio:
+            works = (plan_works(topology, each, costs) for each in (plan, than))
+            return _with_interval(self.model.compare(*works))
+
+        return compare
+
+
+def _with_interval(found: Predicted) -> Ratio:
+    half = NORMAL * found.deviation
+    return Ratio(found.ratio, found.ratio - half, found.ratio + half)

@@ -115,6 +115,25 @@ def test_a_linear_machine_is_learnt(model: Calibrated) -> None:
         assert abs(predicted.ratio - truth(found) / base) < 3 * predicted.deviation
 
 
+def test_two_plans_are_compared_as_draws_from_what_is_known_are(model: Calibrated) -> None:
+    """Of a plan and itself nothing is unknown but the spread of loads."""
+    for blocks, ratio in (((1, 2, 3), 1.6), ((6,), 1.2)):
+        model = model.learn(candidate(*blocks), ratio, 0.01)
+    tasks = fork("birds", 2) | fork("signs", 2)
+    apart, merged = (
+        list(plan_works(chain(), make_plan(chain(), tasks, merge=merge), COSTS))
+        for merge in ("never", "always")
+    )
+    same = model.compare(merged, merged)
+    assert (same.ratio, same.deviation) == (1, SPREAD)
+    found = model.compare(apart, merged)
+    draws = np.random.default_rng(0).multivariate_normal(model.mean, model.covariance, 200_000)
+    ratios = (draws @ model.features(apart)) / (draws @ model.features(merged))
+    assert found.ratio == pytest.approx(np.median(ratios), rel=0.01)
+    known = np.hypot(ratios.std(), SPREAD * found.ratio)
+    assert found.deviation == pytest.approx(known, rel=0.05)
+
+
 def test_a_thinner_fork_is_cheaper_though_its_kind_was_never_seen(model: Calibrated) -> None:
     plan = make_plan(chain(), fork("birds", 3))
     thin = {**COSTS, "birds": {"b3": Cost(30, 10, 2, 3)}}

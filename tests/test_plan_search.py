@@ -14,15 +14,18 @@ from tiny_cli import Ran, cli, write_network
 from tiny_factories import network as tiny
 
 from subtune_deploy import plan_search, racing
-from subtune_deploy.backbone import Backbone, trace
+from subtune_deploy.backbone import Backbone, architecture, trace
 from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, Checked, engine_target, open_bundle
+from subtune_deploy.documents import write_document
+from subtune_deploy.environment import describe
 from subtune_deploy.errors import InputError, ModelError
+from subtune_deploy.latency_model import Anchor, LatencyModel
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.plan import Plan
-from subtune_deploy.plan_search import Fastest, fastest_plan
+from subtune_deploy.plan_search import Fastest, fastest_plan, ways_to_pack
 from subtune_deploy.racing import Tried
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.spec import Pruning
@@ -93,7 +96,7 @@ def test_packing_may_start_with_every_later_stage_or_nowhere(middle: Made, favou
 def test_packing_that_starts_late_starts_where_there_is_something_to_multiply(middle: Made) -> None:
     _, backbone, tasks = middle
     macs = {node.name: node.macs for node in backbone.topology.nodes}
-    plans = plan_search._merges(backbone, tasks, Plan.from_json(middle[0].manifest.plan), 1)
+    plans = ways_to_pack(backbone, tasks, Plan.from_json(middle[0].manifest.plan))
     assert all(macs[name] for plan in plans.values() for name in plan.rejoins)
     firsts = [plan.rejoins[:1] for plan in plans.values()]
     assert len(set(firsts)) == len(firsts)  # each begins elsewhere, one nowhere
@@ -153,6 +156,37 @@ def test_of_those_shown_to_be_faster_the_fastest_is_taken(
     monkeypatch.setattr(racing, "measure", measure)
     monkeypatch.setattr(Measurement, "ratio", lambda self, name: ratios.get(name, Ratio(0.9, 0.85, 0.95)))
     assert found(middle, lowering=False).name.startswith("merged from layer3")
+
+
+def test_packing_that_is_predicted_to_be_slower_is_told_and_not_compiled(
+    middle: Made, favour: Favour
+) -> None:
+    """What may be as fast stays, and grouping is not asked about."""
+    ran, asked = favour(), list[tuple[Plan, Plan]]()
+
+    def predicted(plan: Plan, than: Plan) -> Ratio:
+        asked.append((plan, than))
+        return Ratio(1.3, 1.01, 1.6) if plan.merge == "never" else Ratio(1.2, 1.0, 1.4)
+
+    best = found(middle, predicted=predicted)
+    assert [name.split("_")[0] for name in ran[0]] == [
+        "as exported",
+        "merged from layer3",
+        "merged from layer4",
+    ]
+    assert len(ran[1]) == 4
+    assert best.tried[0] == Tried(
+        "not merged", "as exported", failed="not compiled: predicted to take 1.30 (1.01 to 1.60)"
+    )
+    assert {plan.grouped for plan, _ in asked} == {()}
+    assert {than for _, than in asked} == {Plan.from_json(middle[0].manifest.plan)}
+
+
+def test_where_all_ways_to_pack_are_predicted_to_be_slower_none_is_run(middle: Made, favour: Favour) -> None:
+    ran = favour({"not merged": 0.5})
+    best = found(middle, lowering=False, predicted=lambda plan, than: Ratio(1.3, 1.1, 1.5))
+    assert (ran, best.name) == ([], "as exported")
+    assert len(best.tried) == 3
 
 
 def test_what_is_not_asked_for_is_not_tried(middle: Made, favour: Favour) -> None:
@@ -347,6 +381,45 @@ def test_the_engine_keeps_the_settings_that_were_fastest(
     assert engine_target(open_bundle(place / "bundle"), target).threads == 0
 
 
+def test_a_calibration_spares_what_it_predicts_to_be_slow(
+    place: Path, favour: Favour, tmp_path: Path
+) -> None:
+    """Of a device that pays for weights what it pays for blocks, and nothing for streams; then of the reverse."""
+    dear, cheap = (calibration(place, tmp_path / f"{fixed}.json", fixed) for fixed in (0.2, 0.0))
+    ran = favour()
+    assert compiled(place, "--merge", "auto", "--calibration", dear).status == 0
+    assert ran == []
+    (spared,) = open_bundle(place / "bundle").manifest.engines["cpu"].facts["searched"]
+    assert (spared["name"], spared["failed"].split(" to take ")[0]) == (
+        "not merged",
+        "not compiled: predicted",
+    )
+    told = compiled(place, "--merge", "auto", "--calibration", cheap)
+    assert (told.status, ran) == (0, [("as exported", "not merged")]), told.err
+
+
+def calibration(place: Path, file: Path, fixed: float) -> Path:
+    """Of a made-up device on which a block's weights take `fixed` and a block's stream as much less."""
+    backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
+    moving = 0.2 - fixed
+
+    def seen(*forks: tuple[int, ...]) -> Anchor:
+        """Four blocks take 0.8, the head 0.2 once."""
+        first = min(map(min, forks))
+        own, behind = sum(map(len, forks)), sum(4 - max(fork) for fork in forks)
+        streams = sum(max(fork) - first + 1 for fork in forks) + behind
+        ratio = 1 + fixed * own + moving * streams
+        return Anchor(forks, Ratio(ratio, ratio * 0.999, ratio * 1.001))
+
+    anchors = [seen((block,)) for block in range(1, 5)] + [seen((block,), (block,)) for block in range(1, 5)]
+    found = LatencyModel(
+        backbone.name, backbone.input.shape, architecture(backbone), load_target("cpu"), Protocol(), "fresh",
+        1e-3, "2026-01-01T00:00:00+00:00", describe(), tuple(anchors),
+    )  # fmt: skip
+    write_document(file, found)
+    return file
+
+
 def test_the_torch_backend_keeps_the_program_too(place: Path, favour: Favour) -> None:
     favour({"not merged": 0.5})
     ran = compiled(place, "--merge", "auto", target="torch-cpu")
@@ -369,12 +442,18 @@ def test_measured_for_real_it_is_never_taken_unless_shown_to_be_faster(
     assert facts["searched"][0]["against"] == "as exported"
 
 
-def test_bad_input_is_one_line(place: Path) -> None:
+def test_bad_input_is_one_line(place: Path, tmp_path: Path) -> None:
+    found = calibration(place, tmp_path / "found.json", 0.1)
+    searched = ("--model", f"{place}/net.py:Net", "--merge", "auto", "--calibration", found)
     for arguments, says in {
         ("--target", "cpu", "--merge", "auto"): "which is not run unasked",
         ("--target", "cpu", "--merge", "fast"): "'fast' is not one of",
         ("--target", "cpu", "--for-batch", 8): "--for-batch goes with a search",
         ("--target", "cpu", "--settings", "auto", "--for-batch", 8): "takes batches of 1, not 8",
+        ("--target", "cpu", "--calibration", found): "--calibration goes with --merge auto",
+        ("--target", "openvino-cpu", *searched): "was measured on cpu, with another recipe than openvino-cpu",
+        ("--target", "cpu", "--target", "torch-cpu", *searched): "with another recipe than torch-cpu",
+        ("--target", "cpu", *searched, "--for-batch", 8): "takes batches of 1, not 8",
     }.items():
         ran = cli("compile", place / "bundle", *arguments)
         assert (ran.status, ran.out) == (2, ""), ran.err

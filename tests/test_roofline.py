@@ -1,4 +1,4 @@
-"""What benchmarks/roofline.py and benchmarks/plans.py say: what is counted, and what follows from it."""
+"""What benchmarks/roofline.py, plans.py and plans_spared.py say: what is counted, and what follows from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from subtune_deploy.models import load_model
 from subtune_deploy.tasks import candidate_task
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-peers, plans, roofline = map(importlib.import_module, ("peers", "plans", "roofline"))
+peers, plans, plans_spared, roofline = map(
+    importlib.import_module, ("peers", "plans", "plans_spared", "roofline")
+)
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vit_b_16", "mobilenet_v2"])
@@ -58,3 +60,14 @@ def test_a_search_is_judged_by_the_better_of_both_plain_plans() -> None:
     assert plans._over_better(line).value == pytest.approx(0.9)
     del line["samples"]["auto"]  # the exported plan was kept, which merges always
     assert plans._over_better(line).value == pytest.approx(1.5)
+
+
+def test_what_a_calibration_would_have_spared_was_slower() -> None:
+    """EfficientNet-B0's kept search in ONNX Runtime, predicted from kept measurements of other graphs."""
+    line = next(
+        each for each in plans.lines() if (each["model"], each["target"]) == ("efficientnet_b0", "cpu")
+    )
+    asked = list(plans_spared.asked(line))
+    assert len(asked) == 5
+    assert [each.name for each in asked if each.spared]
+    assert all(each.measured.low > 1 for each in asked if each.spared)

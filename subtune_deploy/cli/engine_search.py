@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from .calibrating import calibration_options
 from .common import Command, messages, options, parse_percent, print_table
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..plan_search import Fastest
     from ..precision_search import Found, Option
+    from ..predictor import Predictor
     from ..stats import Ratio
     from ..tasks import Task
 
@@ -51,6 +53,7 @@ search_options = options(
     click.option(
         "--model", metavar="MODEL", help="For auto: the network, where its name is a function of your own."
     ),
+    calibration_options,
     _axis("--precision", "the fastest whose answers stay near those of fp32.", "recipe"),
     click.option(
         "--held-out",
@@ -110,12 +113,16 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Search:
-    """What is asked of the plan, the settings and the precision. `made`: network and tasks that plans need."""
+    """What is asked of the plan, the settings and the precision.
+
+    `made`: network and tasks that plans need; `predictor`: of their latency, if there is one.
+    """
 
     merge: bool
     lowering: bool
     settings: bool
     made: tuple[Backbone | None, list[Task]]
+    predictor: Predictor | None
     pictures: int | None
     calibration: Batch | None
     precisions: Precisions | None
@@ -139,6 +146,7 @@ class Search:
         return fastest_plan(
             bundle, *self.made, target, merge=self.merge, lowering=self.lowering, settings=self.settings,
             pictures=self.pictures, calibration=self.calibration, say=_teller(target),
+            predicted=self.predictor.of_plans(self.made[1]) if self.predictor else None,
         )  # fmt: skip
 
     def _precision(self, bundle: Bundle, target: Target, plan: Fastest | None) -> Found:
@@ -165,8 +173,33 @@ def read_search(
     precisions = _read_precisions(bundle, targets, calibration, asked)
     if asked["pictures"] and not (merge or lowering or settings or precisions):
         raise InputError("--for-batch goes with a search", "give --merge auto too, or leave it away")
+    if asked["calibration"] and not merge:
+        raise InputError("--calibration goes with --merge auto", "give both, or leave it away")
     made = _made_from(bundle, asked["model"]) if merge or lowering else (None, [])
-    return Search(merge, lowering, settings, made, asked["pictures"], calibration, precisions)
+    predictor = _read_predictor(bundle, targets, made[0], asked) if asked["calibration"] else None
+    return Search(merge, lowering, settings, made, predictor, asked["pictures"], calibration, precisions)
+
+
+def _read_predictor(
+    bundle: Bundle, targets: Sequence[Target], backbone: Backbone | None, asked: Mapping[str, Any]
+) -> Predictor:
+    """Of what will be run: one picture, on one target."""
+    from ..calibrating import read_calibration
+    from ..racing import batch_size
+
+    assert backbone is not None
+    path = asked["calibration"]
+    predictor, found = read_calibration(path, backbone, across=asked["across"])
+    if other := next((each for each in targets if each != found.target), None):
+        raise InputError(
+            f"{path} was measured on {found.target.name}, with another recipe than {other.name}",
+            f"compile --target {found.target.name} with the recipe that was calibrated, or calibrate {other.name}",
+        )
+    if (pictures := batch_size(bundle, asked["pictures"])) != 1:
+        raise InputError(
+            f"{path} was measured with one picture, the search is for {pictures}", "leave --calibration away"
+        )
+    return predictor
 
 
 def _read_precisions(
