@@ -66,7 +66,7 @@ def gather(
         )
     for name in targets:
         _check_one_host(name, [each for each in kept if each.target == name])
-    latest = {_key(each): each for each in sorted(kept, key=lambda each: each.started)}
+    latest = {(each.subject, each.head): each for each in sorted(kept, key=lambda each: each.started)}
     _check_one_head(list(latest.values()), classes)
     return nearest_heads(latest.values(), classes)
 
@@ -98,13 +98,6 @@ def _check_one_host(target: str, results: Sequence[Result]) -> None:
             f"on {target} {error.message}",
             "give only runs that were measured on one host in one way, or another --target",
         ) from error
-
-
-def _key(result: Result) -> tuple[object, ...]:
-    """What a point is of; of what was measured again the latest is taken."""
-    forks = tuple(sorted(result.forks.items()))
-    lowered = str(result.merge), result.grouped, result.most
-    return result.target, result.batch, forks, result.prune, result.head, lowered
 
 
 def make_document(

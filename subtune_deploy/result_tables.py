@@ -159,6 +159,7 @@ def megabytes(size: int | None) -> str:
 
 
 def _key(result: Result) -> tuple[object, ...]:
+    """What two runs have in common, whatever way their graphs were lowered: its heads come last."""
     forks = tuple(sorted(result.forks.items()))
     heads = tuple(sorted(result.classes.items()))
     return result.model, result.input_shape, forks, result.prune, result.batch, result.target, heads

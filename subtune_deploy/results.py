@@ -110,6 +110,12 @@ class Result:
         return found.pop() if len(found) == 1 else None
 
     @property
+    def subject(self) -> tuple[object, ...]:
+        """What of a backbone it is of, heads aside: the same for two measurements of one graph."""
+        lowered = str(self.merge), self.grouped, self.most
+        return self.target, self.batch, tuple(sorted(self.forks.items())), self.prune, lowered
+
+    @property
     def fork(self) -> str:
         """`"13-14"`, `"13-14 pruned 0.5 local l1"`; tasks with different forks are told apart: `"13-14 + 16"`."""
         return f"{self.forked} {self.prune}" if self.prune else self.forked
@@ -187,11 +193,9 @@ def nearest_heads(results: Iterable[Result], classes: int | None) -> list[Result
         return list(results)
     kept = dict[Any, tuple[float, Result]]()
     for each in results:
-        lowered = str(each.merge), each.grouped, each.most
-        graph = each.target, each.batch, tuple(each.forks.items()), each.prune, lowered
         far = abs(each.head - classes) if each.head else math.inf
-        if graph not in kept or far <= kept[graph][0]:
-            kept[graph] = far, each
+        if each.subject not in kept or far <= kept[each.subject][0]:
+            kept[each.subject] = far, each
     return [each for _, each in kept.values()]
 
 
