@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from tiny_cli import Ran, cli, write_network
+from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_results import result
 
 from subtune_deploy.documents import read_document
@@ -213,6 +213,23 @@ def test_greedy_keeps_to_a_latency_that_a_sweep_measured(place: Path, here: Path
     assert "added latency: " in ran.out
 
 
+def test_greedy_keeps_to_a_latency_that_is_predicted(place: Path, here: Path) -> None:
+    """Of a device on which block 1 adds 80 %, block 4 20 %: a stream takes 20 % in each block that it runs through."""
+    found = write_calibration(place, here / "found.json", fixed=0)
+    words = ("--calibration", found, "--max-added", "50%", "--folds", 2, "--eps", 0, "--seeds", 1, "-o", "g")
+    ran = learn(place, "greedy", *words)
+    assert ran.status == 0, ran.err
+    document = read_document(Greedy, here / "g.json")
+    assert document.order
+    assert set(document.order) <= {3, 4}
+    first = document.rounds[0]
+    assert [left.layer for left in first.left_out] == [1, 2]
+    costs = {each.layer: each.cost for each in (*first.scores, *first.left_out)}
+    assert all(each.predicted and not each.estimated for each in costs.values())
+    assert [costs[layer].added for layer in (1, 2, 3, 4)] == pytest.approx([0.8, 0.6, 0.4, 0.2], abs=0.02)
+    assert "as it is predicted" in ran.out
+
+
 # active
 
 
@@ -331,6 +348,11 @@ CASES = {
         f"{GREEDY} --latency {{h}}/results.jsonl --max-added 5%", "the nearest, block 4,", "raise"
     ),
     "a limit without latencies": (f"{GREEDY} --max-added 5%", "one was given", "sweep's folder"),
+    "a calibration without a limit": (f"{GREEDY} --calibration {{s}}", "one was given", "or neither"),
+    "two kinds of latency": (
+        f"{GREEDY} --latency {{s}} --calibration {{s}} --max-added 5%", "both of --latency and", "one of them"
+    ),
+    "no calibration": (f"{GREEDY} --calibration {{h}}/results.jsonl --max-added 5%", "results.jsonl", ""),
     "a limit that is no percentage": (
         f"{GREEDY} --latency {{h}}/results.jsonl --max-added 0.05", "is no percentage", "10%"
     ),

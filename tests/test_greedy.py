@@ -23,7 +23,7 @@ from subtune_deploy.errors import InputError
 from subtune_deploy.executors import Here
 from subtune_deploy.results import append_result
 from subtune_deploy.spec import Pruning
-from subtune_deploy.tuning.budget import Budget, added_latencies
+from subtune_deploy.tuning.budget import Budget, added_latencies, as_timed
 from subtune_deploy.tuning.documents import Greedy
 from subtune_deploy.tuning.greedy import budget_for, greedy
 from subtune_deploy.tuning.selection import Step, chosen, select
@@ -171,7 +171,7 @@ def test_a_fork_costs_its_blocks_and_its_head() -> None:
 
 
 def test_a_timed_fork_costs_what_was_measured_and_another_at_least_its_dearest_part() -> None:
-    budget = Budget(BLOCKS, latencies=LATENCIES, max_added=0.31)
+    budget = Budget(BLOCKS, latency=as_timed(LATENCIES), max_added=0.31)
     assert [
         (budget.cost(fork).added, budget.cost(fork).estimated) for fork in ({1, 3}, {2, 3}, {1, 2, 3})
     ] == [
@@ -197,9 +197,9 @@ def test_a_budget_that_nothing_meets_names_the_nearest() -> None:
     with pytest.raises(
         InputError, match=r"within 5\.0% of added latency: .* block 3, .* adds 10\.0% of latency"
     ):
-        Budget(BLOCKS, latencies=LATENCIES, max_added=0.05).check()
+        Budget(BLOCKS, latency=as_timed(LATENCIES), max_added=0.05).check()
     with pytest.raises(InputError, match="the nearest, block 2"):
-        Budget(BLOCKS, latencies=LATENCIES, max_added=0.15, max_parameters=150).check()
+        Budget(BLOCKS, latency=as_timed(LATENCIES), max_added=0.15, max_parameters=150).check()
     Budget(BLOCKS, max_parameters=100).check()
 
 
@@ -317,7 +317,7 @@ def test_a_budget_leaves_blocks_out_and_names_them() -> None:
 
 
 def test_a_latency_budget_is_kept_and_told() -> None:
-    latencies = {frozenset({1}): 0.3, frozenset({2}): 0.1, frozenset({3}): 0.05}
+    latencies = as_timed({frozenset({1}): 0.3, frozenset({2}): 0.1, frozenset({3}): 0.05})
     found = greedy(EXHAUSTED, eps=0, budget=budget_for(EXHAUSTED, None, 0.2, latencies), seeds=(0,))
     assert 1 not in found.order
     assert found.max_added == 0.2

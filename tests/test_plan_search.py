@@ -10,18 +10,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tiny_cli import Ran, cli, write_network
+from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_factories import network as tiny
 
 from subtune_deploy import plan_search, racing
-from subtune_deploy.backbone import Backbone, architecture, trace
+from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, Checked, engine_target, open_bundle
-from subtune_deploy.documents import write_document
-from subtune_deploy.environment import describe
 from subtune_deploy.errors import InputError, ModelError
-from subtune_deploy.latency_model import Anchor, LatencyModel
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.plan import Plan
@@ -385,7 +382,7 @@ def test_a_calibration_spares_what_it_predicts_to_be_slow(
     place: Path, favour: Favour, tmp_path: Path
 ) -> None:
     """Of a device that pays for weights what it pays for blocks, and nothing for streams; then of the reverse."""
-    dear, cheap = (calibration(place, tmp_path / f"{fixed}.json", fixed) for fixed in (0.2, 0.0))
+    dear, cheap = (write_calibration(place, tmp_path / f"{fixed}.json", fixed) for fixed in (0.2, 0.0))
     ran = favour()
     assert compiled(place, "--merge", "auto", "--calibration", dear).status == 0
     assert ran == []
@@ -396,28 +393,6 @@ def test_a_calibration_spares_what_it_predicts_to_be_slow(
     )
     told = compiled(place, "--merge", "auto", "--calibration", cheap)
     assert (told.status, ran) == (0, [("as exported", "not merged")]), told.err
-
-
-def calibration(place: Path, file: Path, fixed: float) -> Path:
-    """Of a made-up device on which a block's weights take `fixed` and a block's stream as much less."""
-    backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
-    moving = 0.2 - fixed
-
-    def seen(*forks: tuple[int, ...]) -> Anchor:
-        """Four blocks take 0.8, the head 0.2 once."""
-        first = min(map(min, forks))
-        own, behind = sum(map(len, forks)), sum(4 - max(fork) for fork in forks)
-        streams = sum(max(fork) - first + 1 for fork in forks) + behind
-        ratio = 1 + fixed * own + moving * streams
-        return Anchor(forks, Ratio(ratio, ratio * 0.999, ratio * 1.001))
-
-    anchors = [seen((block,)) for block in range(1, 5)] + [seen((block,), (block,)) for block in range(1, 5)]
-    found = LatencyModel(
-        backbone.name, backbone.input.shape, architecture(backbone), load_target("cpu"), Protocol(), "fresh",
-        1e-3, "2026-01-01T00:00:00+00:00", describe(), tuple(anchors),
-    )  # fmt: skip
-    write_document(file, found)
-    return file
 
 
 def test_the_torch_backend_keeps_the_program_too(place: Path, favour: Favour) -> None:
@@ -443,7 +418,7 @@ def test_measured_for_real_it_is_never_taken_unless_shown_to_be_faster(
 
 
 def test_bad_input_is_one_line(place: Path, tmp_path: Path) -> None:
-    found = calibration(place, tmp_path / "found.json", 0.1)
+    found = write_calibration(place, tmp_path / "found.json", 0.1)
     searched = ("--model", f"{place}/net.py:Net", "--merge", "auto", "--calibration", found)
     for arguments, says in {
         ("--target", "cpu", "--merge", "auto"): "which is not run unasked",

@@ -14,7 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from subtune_deploy.backbone import architecture, trace
 from subtune_deploy.cli import main
+from subtune_deploy.documents import write_document
+from subtune_deploy.environment import describe
+from subtune_deploy.latency_model import Anchor, LatencyModel
+from subtune_deploy.measure import Protocol
+from subtune_deploy.models import load_model
+from subtune_deploy.stats import Ratio
+from subtune_deploy.targets import load_target
 
 PHOTOGRAPH = Path(__file__).parents[1] / "subtune_deploy" / "assets" / "chelsea.jpg"
 
@@ -140,3 +148,25 @@ def tuned(base: dict[str, Tensor], blocks: list[int], classes: int, seed: int = 
     state["fc.weight"] = torch.randn(classes, 8, generator=generator)
     state["fc.bias"] = torch.randn(classes, generator=generator)
     return state
+
+
+def write_calibration(place: Path, file: Path, fixed: float) -> Path:
+    """Of a made-up device on which a block's weights take `fixed` and a block's stream as much less."""
+    backbone = trace(load_model(f"{place}/net.py:Net", str(place / "base.pt")))
+    moving = 0.2 - fixed
+
+    def seen(*forks: tuple[int, ...]) -> Anchor:
+        """Four blocks take 0.8, the head 0.2 once."""
+        first = min(map(min, forks))
+        own, behind = sum(map(len, forks)), sum(4 - max(fork) for fork in forks)
+        streams = sum(max(fork) - first + 1 for fork in forks) + behind
+        ratio = 1 + fixed * own + moving * streams
+        return Anchor(forks, Ratio(ratio, ratio * 0.999, ratio * 1.001))
+
+    anchors = [seen((block,)) for block in range(1, 5)] + [seen((block,), (block,)) for block in range(1, 5)]
+    found = LatencyModel(
+        backbone.name, backbone.input.shape, architecture(backbone), load_target("cpu"), Protocol(), "fresh",
+        1e-3, "2026-01-01T00:00:00+00:00", describe(), tuple(anchors),
+    )  # fmt: skip
+    write_document(file, found)
+    return file

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from .calibrating import calibration_options
 from .common import messages, network_options, parse_percent, parse_span, prune_how_options, read_prunings
 from .studies import Tick, leave, read_study, read_trainings, running, seeds_of, study_options, teller
 from .tuning import data_options, read_fork, training_options
 
 if TYPE_CHECKING:
     from ..tuning.active import Learnt
+    from ..tuning.budget import Latency
     from ..tuning.documents import Profile
     from ..tuning.settings import Fork
     from ..tuning.study import Study
@@ -122,44 +124,63 @@ def _draw(profile: Profile, path: Path, *, pairs: bool) -> None:
 @click.option(
     "--latency", metavar="RUN", type=click.Path(path_type=Path), help="A sweep's folder, for --max-added."
 )
+@calibration_options
 @click.option("--max-added", metavar="PERCENT", help="Added latency at most, as in 10%.")
 @click.option("--target", metavar="NAME", help="Which target of RUN; default: its only one.")  # fmt: skip
 @training_options
 @study_options
 def greedy(
     examples: int | None, folds: int, eps: float, max_parameters: int | None, latency: Path | None,
-    max_added: str | None, target: str | None, **others: Any,
+    calibration: Path | None, across: bool, max_added: str | None, target: str | None, **others: Any,
 ) -> None:  # fmt: skip
     """Greedy-SubTuning: which blocks to tune, found one after the other.
 
     Blocks are added while that helps in cross-validation on the training pictures, and while the fork stays within
-    its budget. The fork that was found is then trained on all of them, and counted on the test pictures.
+    its budget: of added latency as --latency has measured it, or as --calibration predicts it. The fork that was
+    found is then trained on all of them, and counted on the test pictures.
     """
-    from ..tuning.budget import added_latencies
     from ..tuning.greedy import budget_for
     from ..tuning.greedy import greedy as choose
     from ..tuning.maps import draw_greedy
     from ..tuning.tables import greedy_table, greedy_told
 
     trainings, limit = read_trainings(others), parse_percent("--max-added", max_added)
-    if (latency is None) != (limit is None):
-        raise InputError(
-            "of --latency and --max-added one was given", "give a sweep's folder and a limit, or neither"
-        )
+    _check_priced(latency, calibration, limit)
     study, source = read_study(others, folds)
-    name, blocks = study.backbone.name, len(study.backbone.blocks)
-    latencies = (
-        None
-        if latency is None
-        else added_latencies(latency, name, blocks, target, len(study.data.train.classes))
-    )
+    price = _price(study, latency, target, calibration, across)
     with running("greedy", trainings) as (executor, tick):
         found = choose(
-            study, eps=eps, budget=budget_for(study, max_parameters, limit, latencies), examples=examples,
+            study, eps=eps, budget=budget_for(study, max_parameters, limit, price), examples=examples,
             seeds=seeds_of(study, trainings), source=source, run=trainings.run, executor=executor, told=teller(tick),
             say=messages.print,
         )  # fmt: skip
     leave(trainings, found, partial(draw_greedy, found), greedy_table(found), greedy_told(found))
+
+
+def _check_priced(latency: Path | None, calibration: Path | None, limit: float | None) -> None:
+    if latency and calibration:
+        raise InputError("both of --latency and --calibration were given", "give one of them")
+    if (latency is None and calibration is None) != (limit is None):
+        raise InputError(
+            "of --max-added and what it is held against one was given",
+            "give a limit and a sweep's folder with --latency, or what calibrate left with --calibration; or neither",
+        )
+
+
+def _price(
+    study: Study, latency: Path | None, target: str | None, calibration: Path | None, across: bool
+) -> Latency | None:
+    """Added latency of a fork of the study's task, as far as it was asked for."""
+    from ..calibrating import read_calibration
+    from ..tuning.budget import added_latencies, as_timed
+    from ..tuning.greedy import as_predicted
+
+    backbone, classes = study.backbone, len(study.data.train.classes)
+    if latency:
+        return as_timed(added_latencies(latency, backbone.name, len(backbone.blocks), target, classes))
+    if calibration:
+        return as_predicted(read_calibration(calibration, backbone, across=across, classes=classes)[0])
+    return None
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What a fork may cost: parameters, and added latency as a sweep measured it. No torch here.
+"""What a fork may cost: parameters, and added latency, measured or predicted. No torch here.
 
 budget = Budget({1: 900, 2: 3600}, head=70, max_parameters=2000)
 budget.allows(frozenset({1}))                    # True
@@ -6,10 +6,10 @@ budget.allows(frozenset({1}))                    # True
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..errors import InputError
 from ..results import Result, check_comparable, nearest_heads, of_target, read_results
@@ -19,16 +19,27 @@ from .documents import Cost
 Layers: TypeAlias = frozenset[int]
 
 
+class Added(NamedTuple):
+    """Latency that a fork adds, relative to the base (0.1 is 10 %), and how that is known, see `Cost`."""
+
+    value: float
+    estimated: bool = False
+    predicted: bool = False
+
+
+Latency: TypeAlias = Callable[[Layers], Added]
+
+
 @dataclass(frozen=True)
 class Budget:
-    """`parameters`: of each block, and `head`: of a task's new head; `latencies`: added, by fork (0.1 is 10 %).
+    """`parameters`: of each block, and `head`: of a task's new head; `latency`: what a fork adds, if that counts.
 
     Raises InputError for limits that are not above 0.
     """
 
     parameters: Mapping[int, int]
     head: int = 0
-    latencies: Mapping[Layers, float] = field(default_factory=dict)
+    latency: Latency | None = None
     max_parameters: int | None = None
     max_added: float | None = None
 
@@ -38,17 +49,9 @@ class Budget:
                 raise InputError(f"a budget of {limit} allows nothing", "give a limit above 0")
 
     def cost(self, fork: Collection[int]) -> Cost:
-        """A fork that was not timed is taken to be as slow as the slowest timed fork that lies in it.
-
-        That is a lower bound: whatever else it tunes can only add.
-        """
+        """Of the fork with its head."""
         parameters = self.head + sum(self.parameters[layer] for layer in fork)
-        if not self.latencies:
-            return Cost(parameters)
-        own = frozenset(fork)
-        timed = own in self.latencies
-        parts = [own] if timed else [part for part in self.latencies if part <= own]
-        return Cost(parameters, max((self.latencies[part] for part in parts), default=0.0), not timed)
+        return Cost(parameters, *(self.latency(frozenset(fork)) if self.latency else ()))
 
     def allows(self, fork: Collection[int]) -> bool:
         """Whether the fork is within the limits."""
@@ -77,6 +80,21 @@ class Budget:
             "" if self.max_added is None else f"{self.max_added:.1%} of added latency",
         )
         return " and ".join(filter(None, parts)) or "any budget"
+
+
+def as_timed(latencies: Mapping[Layers, float]) -> Latency:
+    """What was timed. A fork that was not is taken to be as slow as the slowest timed one that lies in it.
+
+    That is a lower bound: whatever else it tunes can only add.
+    """
+
+    def added(fork: Layers) -> Added:
+        if fork in latencies:
+            return Added(latencies[fork])
+        parts = (latencies[part] for part in latencies if part <= fork)
+        return Added(max(parts, default=0.0), estimated=True)
+
+    return added
 
 
 def added_latencies(

@@ -93,11 +93,13 @@ class Cost:
     """What a fork costs: parameters, head included, and added latency relative to the base, where that is asked.
 
     `estimated`: the fork itself was not timed; the latency is that of the dearest timed fork that lies in it.
+    `predicted`: by a model fitted to other forks.
     """
 
     parameters: int
     added: float | None = None
     estimated: bool = False
+    predicted: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Selection sees the training pictures alone; the test pictures judge the fork tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,8 +20,9 @@ from ..backends.base import Progress, silent
 from ..data.dataset import sample
 from ..errors import InputError
 from ..executors import Executor, Here
+from ..predictor import Predictor
 from ..tasks import candidate_task
-from .budget import Budget
+from .budget import Added, Budget, Latency
 from .documents import Greedy, LeftOut, Round, Score
 from .profile import about, row
 from .selection import Step, chosen, select
@@ -82,7 +83,7 @@ def budget_for(
     study: Study,
     max_parameters: int | None = None,
     max_added: float | None = None,
-    latencies: Mapping[frozenset[int], float] | None = None,
+    latency: Latency | None = None,
 ) -> Budget:
     """Limits on the forks of a study; what blocks and a head for its classes weigh is counted. Raises InputError."""
     backbone = study.backbone
@@ -94,10 +95,15 @@ def budget_for(
     return Budget(
         {block.index: block.parameters for block in backbone.blocks},
         sum(each.numel() for some in weights for each in some),
-        latencies or {},
+        latency,
         max_parameters,
         max_added,
     )
+
+
+def as_predicted(predictor: Predictor) -> Latency:
+    """What a fork of one task is predicted to add."""
+    return lambda fork: Added(predictor.added([sorted(fork)]).value, predicted=True)
 
 
 def _prepared(study: Study, examples: int | None, seeds: Sequence[int]) -> Study:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from ..spec import format_layers
-from .documents import STRATEGIES, About, Active, Greedy, Profile, Row
+from .documents import STRATEGIES, About, Active, Cost, Greedy, Profile, Row
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Columns, and rows under them."""
@@ -75,10 +75,13 @@ def greedy_told(found: Greedy) -> Iterator[str]:
     ]
     if taken and taken[-1].cost.added is not None:
         cost = taken[-1].cost
-        sure = (
-            " at least, as the dearest timed fork that lies in it" if cost.estimated else ", as it was timed"
-        )
-        yield f"added latency: {cost.added:.1%}{sure}"
+        yield f"added latency: {cost.added:.1%}{_known(cost)}"
+
+
+def _known(cost: Cost) -> str:
+    if cost.predicted:
+        return ", as it is predicted"
+    return " at least, as the dearest timed fork that lies in it" if cost.estimated else ", as it was timed"
 
 
 def _deviation(row: Row) -> str:
