@@ -6,7 +6,7 @@ The cells are those of `peers.py`. In each, the search compiles plans, runs them
 be faster than the exported one, twice; then its engine, always merged, never merged and the lone base are timed anew,
 interleaved, over six loads, so that what the search saw is not what judges it. Finished lines of
 benchmarks/results/plans.jsonl are kept, with raw samples and all that was tried; the tables are plans.md beside it,
---tables makes them anew.
+--tables makes them anew. A cell is judged within its own run, so cells may be of several hosts: each tells its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from kept_lines import Line, check_host, kept, write_tables
+from kept_lines import Line, kept, write_tables
 from peer_engines import release
 from peers import FORKS, MODELS, Key, backbone_of
 
@@ -69,8 +69,6 @@ def main(
 ) -> None:  # fmt: skip
     """Measure what is missing, write."""
     drop_torn_line(RESULTS)
-    if not tables:
-        check_host(lines())
     start, known = time.monotonic(), {_cell(line) for line in lines()}
     all_ = product(sizes, counts, forks, models, targets)
     asked = [(Key(model, fork, count, target), batch) for batch, count, fork, model, target in all_]
@@ -150,9 +148,9 @@ def _bundles(key: Key, batch: int, folder: Path) -> tuple[dict[str, Bundle], Lin
 
 def summary(found: Sequence[Line]) -> Iterator[str]:
     """Markdown: of all cells together, then each."""
-    host, loads = found[0]["host"], [each for line in found for each in line["loads"]]
+    loads, hosts = [each for line in found for each in line["loads"]], sorted(set(map(_host, found)))
     yield (
-        f"`python benchmarks/plans.py`, {host['cores']} cores of {host['cpu']}, fp32, {len(found)} cells. "
+        f"`python benchmarks/plans.py`, fp32, {len(found)} cells, on {', '.join(hosts)}. "
         f"Latency relative to the lone base, medians over six loads of {min(loads)} to {max(loads)} rounds with 95 % "
         "intervals, timed after the search, interleaved. Where the search kept the exported plan, its engine is that "
         f"of always merging. The search ran plans by turns for {RACE.seconds:g} s an axis, where `compile` takes "
@@ -164,7 +162,7 @@ def summary(found: Sequence[Line]) -> Iterator[str]:
         _together(found),
     )  # fmt: skip
     yield "\n"
-    columns = ("cell", "batch", "always", "never", "auto", "over the better", "plan", "search")
+    columns = ("cell", "batch", "always", "never", "auto", "over the better", "plan", "search", "host")
     yield markdown(columns, map(_row, sorted(found, key=lambda line: (line["batch"], *map(line.get, ORDER)))))
 
 
@@ -211,7 +209,13 @@ def _row(line: Line) -> Sequence[str]:
         f"{over.value:.3f} ({over.low:.3f} to {over.high:.3f})",
         line["chosen"],
         f"{line['seconds']:.0f} s",
+        _host(line),
     )
+
+
+def _host(line: Line) -> str:
+    """`2 cores of AMD EPYC 25/17/1`; the numbers are family, model and stepping."""
+    return "{cores} cores of {cpu} {stepping}".format(**line["host"])
 
 
 if __name__ == "__main__":
