@@ -9,7 +9,7 @@ The schema is docs/results.schema.json; `schema()` makes it from the records bel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Result:
     any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were; `classes`: of
     each task, empty from an older version, which gave all as many as the base has. `merge`: always, never, or the nodes
     that merge, `most` streams in one batch at most, 0 for any number; `grouped`: units lowered as one operator.
+    `options` and `keep`: as in the engine's recipe, but for paths; null from an older version.
     `inputs`: fresh, or hot for the flattered number. `ratio`: graph over base, host to host; `device_ratio`: of the
     device's own work, where engines tell it. `samples` and `device`: raw seconds by engine (base, graph), index i of
     each from round i; `loads`: rounds of each load of the two, empty for one load, or an older version.
@@ -92,6 +93,8 @@ class Result:
     classes: Mapping[str, int] = field(default_factory=dict)
     most: int = 0
     loads: tuple[int, ...] = ()
+    options: Mapping[str, Any] | None = None
+    keep: tuple[str, ...] | None = None
 
     @property
     def added(self) -> float:
@@ -216,10 +219,18 @@ def mixed(one: Result, other: Result) -> list[str]:
         ("protocol", _told(one.protocol), _told(other.protocol)),
         ("inputs", one.inputs, other.inputs),
         ("input size", one.input_shape, other.input_shape),
-        *((("precision", one.precision, other.precision),) if one.target == other.target else ()),
+        *(_recipes(one, other) if one.target == other.target else ()),
     )
     found = [f"{what} {left} / {right}" for what, left, right in ways if left != right]
     return [*differences(one.host, other.host), *found]
+
+
+def _recipes(one: Result, other: Result) -> Iterator[tuple[str, object, object]]:
+    """As far as both tell theirs."""
+    yield "precision", one.precision, other.precision
+    if one.options is not None and other.options is not None:
+        yield "options", dict(one.options), dict(other.options)
+        yield "units in float32", one.keep, other.keep
 
 
 def _told(protocol: Protocol) -> str:

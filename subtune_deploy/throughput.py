@@ -67,6 +67,8 @@ class Throughput:
     target: str
     backend: str
     precision: str
+    options: Mapping[str, Any]
+    keep: tuple[str, ...]
     batch: int
     streams: int
     threads: int
@@ -147,7 +149,7 @@ def time_streams(
     if found.between > LONG:
         warnings.append(f"{found.between:.0%} of the streams' time passed between calls: give a larger batch")
     fields = {
-        **identify(bundle.manifest, target), "batch": batch, "streams": streams, "threads": max(threads),
+        **identify(bundle, target), "batch": batch, "streams": streams, "threads": max(threads),
         "seconds": seconds, "ratio": found.ratio("graph"), **{role: _served(found, role) for role in ROLES},
         "between": found.between, "started": started.isoformat(timespec="seconds"), "host": host,
         "conditions": seen.conditions, "warnings": tuple(warnings), "windows": found.rates, "loads": found.loads,

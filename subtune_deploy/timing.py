@@ -7,13 +7,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .backends.base import ROLES
-from .bundle import Bundle
+from .bundle import Bundle, engine_target
 from .conditions import noise_warnings, watch
 from .environment import describe
 from .errors import CheckFailed
 from .footprint import Look, engine_bytes, footprint
 from .loads import measure_loads
-from .manifest import Manifest
 from .measure import ADAPTIVE, Engines, Measurement, Progress, Protocol, fresh_batches
 from .results import Result, Timing
 from .runtime import engine_errors, load_engine
@@ -52,7 +51,7 @@ def time_bundle(
         warnings.append(one_load(protocol.seconds))
     timings = {role: _timing(measured, bundle, target, role, warnings, look) for role in ROLES}
     return Result(
-        **identify(manifest, target),
+        **identify(bundle, target),
         threads=max(threads),
         protocol=protocol,
         inputs="hot" if hot else "fresh",
@@ -71,8 +70,9 @@ def time_bundle(
     )
 
 
-def identify(manifest: Manifest, target: str) -> dict[str, Any]:
-    """The fields of a result that say which graph it is of, and for which target."""
+def identify(bundle: Bundle, target: str) -> dict[str, Any]:
+    """The fields of a result that say which graph it is of, and by which recipe it was compiled. Raises BundleError."""
+    manifest, recipe = bundle.manifest, engine_target(bundle, target)
     tasks = [task for task in manifest.tasks if task.name != BASE]
     plan = manifest.engines[target].facts.get("plan", manifest.plan)
     forks: Mapping[str, tuple[int, ...]] = {task.name: task.layers for task in tasks}
@@ -90,8 +90,10 @@ def identify(manifest: Manifest, target: str) -> dict[str, Any]:
         "most": plan.get("most", 0),
         "grouped": tuple(plan.get("grouped", ())),
         "target": target,
-        "backend": manifest.engines[target].backend,
-        "precision": manifest.engines[target].precision,
+        "backend": recipe.backend,
+        "precision": recipe.precision,
+        "options": recipe.options,
+        "keep": recipe.keep,
     }
 
 

@@ -25,6 +25,7 @@ from subtune_deploy.quantization import belongs, versions
 from subtune_deploy.runtime import Bundle, load_engine
 from subtune_deploy.targets import check_target, load_target
 from subtune_deploy.tasks import candidate_task, owners
+from subtune_deploy.timing import identify
 
 KEEP = ("block2", "block3.birds")
 KEPT = ("block2.base", "block3.birds")
@@ -222,6 +223,7 @@ def test_a_recipe_that_keeps_units_is_compiled_verified_and_run(
     assert cli("verify", place / "bundle", "--deep").status == 0
     bundle = open_bundle(place / "bundle")
     assert engine_target(bundle, "mixed").keep == ("block2", "block3.task1")
+    assert identify(bundle, "mixed")["keep"] == ("block2", "block3.task1")
     assert cli("compile", place / "bundle", "--target", "cpu").status == 0
     assert '"keep"' not in (place / "bundle" / "cpu" / RECIPE_FILE).read_text()  # unknown to older versions
     names = set(ir.load(place / "bundle" / "mixed" / "source" / "graph.onnx").graph.initializers)

@@ -372,6 +372,7 @@ def test_the_engine_keeps_the_settings_that_were_fastest(
     bundle = open_bundle(place / "bundle")
     assert engine_target(bundle, target).threads == 1
     assert load_engine(bundle, target).threads == 1
+    assert time_bundle(bundle, target, QUICK).options == engine_target(bundle, target).options
     assert {each["name"] for each in bundle.manifest.engines[target].facts["searched"]} >= {"1 thread"}
     assert cli("verify", place / "bundle").status == 0
     assert compiled(place, target=target).status == 0

@@ -112,13 +112,17 @@ def test_results_of_different_hosts_versions_or_ways_are_not_mixed() -> None:
         (result(host={**HOST, "instructions": "avx2"}), "instructions none / avx2"),
         (result(inputs="hot"), "inputs fresh / hot"),
         (result(precision="int8"), "precision fp32 / int8"),
+        (result(options={"pin": True}, keep=()), "options {} / {'pin': True}"),
+        (result(options={}, keep=("block2",)), "units in float32 () / ('block2',)"),
     ):
+        known = result(options={}, keep=())
         with pytest.raises(InputError, match="do not belong together") as caught:
-            check_comparable([result(), other])
+            check_comparable([known, other])
         assert told in caught.value.message
         with pytest.raises(InputError, match="not measured alike"):
-            compare([result()], [other])
-        assert len(compare([result()], [other], across=True)) == 1
+            compare([known], [other])
+        assert len(compare([known], [other], across=True)) == 1
+    check_comparable([result(), result(options={"pin": True}, keep=())])  # an older version does not tell
 
 
 def test_a_change_is_shown_only_where_the_intervals_allow_it() -> None:
