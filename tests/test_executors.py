@@ -153,6 +153,27 @@ def test_closing_the_iterator_ends_what_still_runs(tmp_path: Path) -> None:
     assert not lives(int((tmp_path / "1").read_text()))
 
 
+def test_workers_leave_nothing_behind_that_python_warns_of() -> None:
+    code = """
+import tiny_jobs
+from subtune_deploy.executors import open_executor
+
+if __name__ == "__main__":
+    with open_executor("processes:2") as executor:
+        print(sorted(executor.run(tiny_jobs.locks, [], [1, 2, 3])))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("[(0, 1), (1, 2), (2, 3)]\n", "")
+
+
 def test_executors_by_name() -> None:
     with open_executor() as executor:
         assert executor == Here()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import threading
 import time
@@ -41,6 +42,12 @@ def where(shared: object, job: int) -> tuple[int, int]:
 
     time.sleep(0.3)  # so that one worker does not take all
     return os.getpid(), torch.get_num_threads()
+
+
+def locks(shared: list[object], job: int) -> int:
+    """Leaves a lock of the system behind, as libraries do that are imported: `shared` lives as long as the process."""
+    shared.append(multiprocessing.get_context("spawn").Lock())
+    return job
 
 
 def waits_once(shared: Path, job: int) -> tuple[int, int]:

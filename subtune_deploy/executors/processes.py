@@ -18,6 +18,9 @@ from typing import Any
 from ..memory import available
 from .remote import Deaths, J, R, S, answer, arrived
 
+PATIENCE = 10.0
+"""Seconds that a process may take to leave."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -91,7 +94,14 @@ class _Pool:
             yield index, found
 
     def end(self) -> None:
-        for worker in [*self.idle, *(worker for worker, _ in self.busy.values())]:
+        """The idle ones leave by themselves, once nobody is at the other end of their pipe, and clean up; others are
+        killed."""
+        for worker in self.idle:
+            worker.pipe.close()
+        for worker, _ in self.busy.values():
+            worker.end()
+        for worker in self.idle:
+            worker.process.join(PATIENCE)
             worker.end()
 
 
