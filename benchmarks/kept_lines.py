@@ -1,4 +1,4 @@
-"""The lines of results that a benchmark keeps and goes on from, of one host, and the tables that are made of them."""
+"""The lines of results that a benchmark keeps and goes on from, and the tables that are made of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ Line = dict[str, Any]
 def kept(path: Path) -> list[Line]:
     """All of them."""
     return [line for _, line in read_lines(path)] if path.exists() else []  # type: ignore[misc]
+
+
+def host_of(line: Line) -> str:
+    """`2 cores of AMD EPYC 25/17/1`; the numbers are family, model and stepping."""
+    return "{cores} cores of {cpu} {stepping}".format(**line["host"])
 
 
 def check_host(lines: list[Line]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from kept_lines import Line, kept, write_tables
+from kept_lines import Line, host_of, kept, write_tables
 from peer_engines import release
 from peers import FORKS, MODELS, Key, backbone_of
 
@@ -148,7 +148,7 @@ def _bundles(key: Key, batch: int, folder: Path) -> tuple[dict[str, Bundle], Lin
 
 def summary(found: Sequence[Line]) -> Iterator[str]:
     """Markdown: of all cells together, then each."""
-    loads, hosts = [each for line in found for each in line["loads"]], sorted(set(map(_host, found)))
+    loads, hosts = [each for line in found for each in line["loads"]], sorted(set(map(host_of, found)))
     yield (
         f"`python benchmarks/plans.py`, fp32, {len(found)} cells, on {', '.join(hosts)}. "
         f"Latency relative to the lone base, medians over six loads of {min(loads)} to {max(loads)} rounds with 95 % "
@@ -209,13 +209,8 @@ def _row(line: Line) -> Sequence[str]:
         f"{over.value:.3f} ({over.low:.3f} to {over.high:.3f})",
         line["chosen"],
         f"{line['seconds']:.0f} s",
-        _host(line),
+        host_of(line),
     )
-
-
-def _host(line: Line) -> str:
-    """`2 cores of AMD EPYC 25/17/1`; the numbers are family, model and stepping."""
-    return "{cores} cores of {cpu} {stepping}".format(**line["host"])
 
 
 if __name__ == "__main__":

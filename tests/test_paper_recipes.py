@@ -150,7 +150,7 @@ def test_runs_leave_documents_tables_and_pictures(tmp_path: Path) -> None:
     assert [len(row.layers) for row in beside.rows[1:]] == [*range(1, len(chosen.order) + 1)]
     pictures = draw("tiny", every, documents, tmp_path)
     assert [path.name for path in pictures] == ["tiny_profile.svg"]
-    text = page("tiny", every, "the command", documents, pictures)
+    text = page(every, "the command", documents, pictures)
     for part in (
         "# tiny",
         "`the command`",
@@ -161,6 +161,10 @@ def test_runs_leave_documents_tables_and_pictures(tmp_path: Path) -> None:
     ):
         assert part in text
     assert "None" not in text
+    assert "Reduced" not in text
+    assert "**Reduced:** not the paper's network" in page(
+        every, "the command", documents, pictures, reduced=True
+    )
 
 
 def test_runs_that_are_done_are_not_trained_again(tmp_path: Path) -> None:

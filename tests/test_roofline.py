@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from subtune_deploy.backbone import trace
@@ -16,8 +17,8 @@ from subtune_deploy.models import load_model
 from subtune_deploy.tasks import candidate_task
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-peers, plans, plans_spared, roofline = map(
-    importlib.import_module, ("peers", "plans", "plans_spared", "roofline")
+plans, plans_spared, roofline, tables = map(
+    importlib.import_module, ("plans", "plans_spared", "roofline", "roofline_tables")
 )
 
 
@@ -27,29 +28,42 @@ def test_multiply_adds_are_those_that_pytorch_counts(model: str) -> None:
     network = trace(load_model(model, input_size=(3, 64, 64)))
     tasks = [candidate_task(network, "birds", (), seed=1)]
     exported = export(network, tasks, plan_as(network, tasks, "always", (), ()))
-    counted = sum(macs for macs, _ in roofline.sums(exported.lone))
+    counted = sum(macs * count for macs, _, count in roofline.sums(exported.lone))
     assert counted == sum(cost.macs for cost in count_costs(network).costs.values())
-    assert sum(macs for macs, _ in roofline.sums(exported.graph)) > counted
+    assert sum(macs * count for macs, _, count in roofline.sums(exported.graph)) > counted
 
 
 def test_an_operator_takes_the_longer_of_its_two_times() -> None:
-    """1,000 multiply-adds at 100 a second take 10 s, 50 bytes at 10 a second 5 s."""
-    assert roofline.bound([(1000, 50)], 100, 10) == 10
-    assert roofline.bound([(1000, 50), (0, 50)], 100, 10) == 15
-    assert roofline.bound([(1000, 50)], 100, 1) == 50
+    """1,000 multiply-adds at 100 a second take 10 s, 50 elements at 10 a second 5 s."""
+    assert tables.bound([(1000, 50, 1)], 100, 10) == 10
+    assert tables.bound([(1000, 50, 2), (0, 50, 3)], 100, 10) == 35
+    assert tables.bound([(1000, 50, 1)], 100, 1) == 50
 
 
-def test_what_is_added_is_over_what_the_work_allows() -> None:
+@pytest.mark.parametrize(("target", "width"), [("openvino-cpu", 4), ("openvino-cpu-bf16", 2)])
+def test_what_is_added_is_over_what_the_work_allows(target: str, width: int) -> None:
     """The base takes 2 s of at least 1, the graph 5 s of at least 2: 3 s are added where 1 must be."""
+    bandwidth = 2 * tables.COPIED / 0.5
     line = {
-        "model": "m", "fork": "1", "tasks": 1, "group": "openvino", "samples": {"base": [2.0] * 40, "ours": [5.0] * 40},
+        "model": "m", "fork": "1", "tasks": 1, "target": target,
+        "samples": {
+            "base": [2.0] * 40, "graph": [5.0] * 40, "product": [1.0] * 40, "copy": [0.5] * 40,
+        },
+        "sums": {"base": [(tables.SIDE**3, 4, 1)], "graph": [(0, int(bandwidth / width), 2)]},
     }  # fmt: skip
-    document = {
-        "ceilings": {"macs": {"openvino-cpu": 100}, "bytes": 1e9},
-        "sums": {str(peers.Key("m", "1", 1, "")): {"base": [[100, 4]], "ours": [[200, 4]]}},
-    }
-    (found,) = roofline.distances(document, [line], 1.0)
+    found = tables.distance(line)
     assert (found.base, found.graph, found.tasks, found.relative) == pytest.approx((2.0, 2.5, 3.0, 1.5))
+    assert tables.distance(line, 0.5).graph == pytest.approx(1.25)
+
+
+def test_a_cell_is_measured_with_its_ceilings(tmp_path: Path) -> None:
+    """For real, of a small network: what is multiplied and copied takes its time, and the line says all of it."""
+    engines = roofline.ceilings(tmp_path, "cpu")
+    assert set(engines) == {"product", "copy"}
+    product = roofline.matrix_product(tmp_path / "again", "cpu")
+    given = np.random.default_rng(0).standard_normal((1, 1, tables.SIDE, tables.SIDE), dtype=np.float32)
+    matrix = np.random.default_rng(1).standard_normal((tables.SIDE, tables.SIDE), dtype=np.float32)
+    np.testing.assert_allclose(product.run(given)["base"][0, 0], given[0, 0] @ matrix, rtol=1e-3, atol=1e-2)
 
 
 def test_a_search_is_judged_by_the_better_of_both_plain_plans() -> None:

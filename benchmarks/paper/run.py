@@ -69,7 +69,7 @@ def reproduce(
     for run, document in documents.items():
         write_document(out / f"{file_name(name, run)}.json", document)
     pictures = draw(name, recipe, documents, out)
-    text = page(name, recipe, command, documents, pictures)
+    text = page(recipe, command, documents, pictures, reduced)
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     click.echo(text)
 

@@ -23,11 +23,20 @@ LONG = 40
 TOP = 10
 
 
-def page(name: str, recipe: Recipe, command: str, documents: Documents, pictures: Sequence[Path]) -> str:
+REDUCED = (
+    "**Reduced:** not the paper's network, nor its data, and few pictures and epochs. It shows that the recipe works, "
+    "not whether the paper is right."
+)
+
+
+def page(
+    recipe: Recipe, command: str, documents: Documents, pictures: Sequence[Path], reduced: bool = False
+) -> str:
     """Markdown: what was run, what came of it, what the paper says."""
     parts = [
         f"# {recipe.title}",
         f"`{command}`",
+        *([REDUCED] if reduced else []),
         "\n".join(f"- {line}" for line in about(documents)),
         *(f"![{path.stem}]({path.name})" for path in pictures),
         *tables(documents),
@@ -45,7 +54,7 @@ def about(documents: Documents) -> Iterator[str]:
         data, told = each.data, {key: _told(value) for key, value in each.settings.items()}
         line = (
             f"{each.model}, weights {Path(each.weights).name}, {'x'.join(map(str, each.input))}, {data['source']}, "
-            f"{_examples(each)} pictures to train on, {data['test']:,} to test on, {len(each.seeds)} seeds, "
+            f"{_examples(each)} pictures to train on, {data['test']:,} to test on, {_seeds(each)}, "
             f"{told['epochs']} epochs, batch {told['batch_size']}, rate {told['lr']} (for the head alone "
             f"{told['probe_lr']}), augmentation {told['augment']}"
         )
@@ -61,6 +70,10 @@ def _examples(document: About) -> str:
         return f"{_told([f'{size:,}' for size in document.schedule])} of {pool}"
     examples = getattr(document, "examples", None)
     return f"{examples:,}" if examples else pool
+
+
+def _seeds(document: About) -> str:
+    return f"{len(document.seeds)} seed{'s' * (len(document.seeds) > 1)}"
 
 
 def _told(value: object) -> str:
