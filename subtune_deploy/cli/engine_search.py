@@ -173,33 +173,38 @@ def read_search(
     precisions = _read_precisions(bundle, targets, calibration, asked)
     if asked["pictures"] and not (merge or lowering or settings or precisions):
         raise InputError("--for-batch goes with a search", "give --merge auto too, or leave it away")
-    if asked["calibration"] and not merge:
-        raise InputError("--calibration goes with --merge auto", "give both, or leave it away")
+    if asked["calibration"]:
+        _check_calibration(bundle, targets, asked)
     made = _made_from(bundle, asked["model"]) if merge or lowering else (None, [])
-    predictor = _read_predictor(bundle, targets, made[0], asked) if asked["calibration"] else None
+    predictor = _read_predictor(made[0], asked) if made[0] and asked["calibration"] else None
     return Search(merge, lowering, settings, made, predictor, asked["pictures"], calibration, precisions)
 
 
-def _read_predictor(
-    bundle: Bundle, targets: Sequence[Target], backbone: Backbone | None, asked: Mapping[str, Any]
-) -> Predictor:
-    """Of what will be run: one picture, on one target."""
-    from ..calibrating import read_calibration
+def _check_calibration(bundle: Bundle, targets: Sequence[Target], asked: Mapping[str, Any]) -> None:
+    """Raise InputError unless it is of what will be run: one picture, on one target."""
+    from ..documents import read_document
+    from ..latency_model import LatencyModel
     from ..racing import batch_size
 
-    assert backbone is not None
+    if asked["merge"] != "auto":
+        raise InputError("--calibration goes with --merge auto", "give both, or leave it away")
     path = asked["calibration"]
-    predictor, found = read_calibration(path, backbone, across=asked["across"])
-    if other := next((each for each in targets if each != found.target), None):
+    known = read_document(LatencyModel, path).target
+    if other := next((each for each in targets if each != known), None):
         raise InputError(
-            f"{path} was measured on {found.target.name}, with another recipe than {other.name}",
-            f"compile --target {found.target.name} with the recipe that was calibrated, or calibrate {other.name}",
+            f"{path} was measured on {known.name}, with another recipe than {other.name}",
+            f"compile --target {known.name} with the recipe that was calibrated, or calibrate {other.name}",
         )
     if (pictures := batch_size(bundle, asked["pictures"])) != 1:
         raise InputError(
             f"{path} was measured with one picture, the search is for {pictures}", "leave --calibration away"
         )
-    return predictor
+
+
+def _read_predictor(backbone: Backbone, asked: Mapping[str, Any]) -> Predictor:
+    from ..calibrating import read_calibration
+
+    return read_calibration(asked["calibration"], backbone, across=asked["across"])[0]
 
 
 def _read_precisions(
