@@ -90,7 +90,8 @@ def summary(lines: Sequence[Line]) -> Iterator[str]:
         f"right after each cell: a product of matrices of {SIDE} by {SIDE} in the same backend and precision, and a "
         f"copy of {COPIED >> 20} MiB. A graph's bound is the sum over its operators of the longer of both times, of "
         f"{', '.join((*WEIGHTED, *MOVING))}; others could be done where their input is made, and count nothing. It "
-        "is an estimate: weights may be fetched while another operator computes, activations may come from a cache. "
+        "is an estimate: weights may be fetched while another operator computes, activations may come from a cache, "
+        "and convolutions may run faster than that product: then a latency is below its bound. "
         "Weights are random, and answers are checked in fp32.\n"
         "\n## Ceilings\n\nMedian of the cells, least and most.\n\n"
     )
