@@ -39,6 +39,7 @@ from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
 from subtune_deploy.spec import BASE, parse_layers
 from subtune_deploy.stats import Ratio, median, paired_ratio
+from subtune_deploy.tasks import Task, candidate_task
 
 RESULTS = Path(__file__).parent / "results" / "peers.jsonl"
 MODELS = ("resnet50", "efficientnet_b0", "vit_b_16")
@@ -93,6 +94,13 @@ def protocol(seconds: float) -> Protocol:
 @cache
 def backbone_of(model: str) -> Backbone:
     return trace(load_model(model))
+
+
+def tasks_of(key: Key) -> list[Task]:
+    """All on the cell's fork, each with weights of its own."""
+    backbone = backbone_of(key.model)
+    layers = parse_layers(key.layers, len(backbone.blocks))
+    return [candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, key.tasks + 1)]
 
 
 def run_group(cell: Cell, group: str, seconds: float, compiled: str = "") -> Line:

@@ -23,7 +23,7 @@ import click
 import numpy as np
 from kept_lines import Line, host_of, kept, write_tables
 from peer_engines import release
-from peers import FORKS, MODELS, Key, backbone_of
+from peers import FORKS, MODELS, Key, backbone_of, tasks_of
 
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, open_bundle
@@ -38,10 +38,9 @@ from subtune_deploy.racing import COMPARISON
 from subtune_deploy.records import to_plain
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.runtime import load_engine
-from subtune_deploy.spec import BASE, parse_layers
+from subtune_deploy.spec import BASE
 from subtune_deploy.stats import Ratio, ratio_over_loads
 from subtune_deploy.targets import load_target
-from subtune_deploy.tasks import Task, candidate_task
 
 RESULTS = Path(__file__).parent / "results" / "plans.jsonl"
 COUNTS = (4, 8, 1)
@@ -69,10 +68,10 @@ def main(
 ) -> None:  # fmt: skip
     """Measure what is missing, write."""
     drop_torn_line(RESULTS)
-    start, known = time.monotonic(), {_cell(line) for line in lines()}
+    start, known = time.monotonic(), {cell(line) for line in lines()}
     all_ = product(sizes, counts, forks, models, targets)
     asked = [(Key(model, fork, count, target), batch) for batch, count, fork, model, target in all_]
-    for key, batch in () if tables else [cell for cell in asked if cell not in known]:
+    for key, batch in () if tables else [each for each in asked if each not in known]:
         if time.monotonic() - start > 60 * minutes:
             click.echo(f"the time is up before {key}, batch {batch}", err=True)
             break
@@ -87,7 +86,7 @@ def lines() -> list[Line]:
     return kept(RESULTS)
 
 
-def _cell(line: Line) -> tuple[Key, int]:
+def cell(line: Line) -> tuple[Key, int]:
     return Key(line["model"], line["fork"], line["tasks"], line["target"]), line["batch"]
 
 
@@ -123,11 +122,7 @@ def measured(key: Key, batch: int, protocol: Protocol) -> Line:
 
 def _bundles(key: Key, batch: int, folder: Path) -> tuple[dict[str, Bundle], Line]:
     """Compiled in each way; where the exported plan is kept, the search's engine is that of always merging."""
-    backbone, target = backbone_of(key.model), load_target(key.group)
-    layers = parse_layers(key.layers, len(backbone.blocks))
-    tasks: Sequence[Task] = [
-        candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, key.tasks + 1)
-    ]
+    backbone, tasks, target = backbone_of(key.model), tasks_of(key), load_target(key.group)
     made = {
         name: build(backbone, tasks, folder / name, BuildOptions(batch, name), sources=False)  # type: ignore[arg-type]
         for name in (ALWAYS, NEVER)
@@ -201,7 +196,7 @@ def _ratio(line: Line, base: str, name: str) -> Ratio:
 def _row(line: Line) -> Sequence[str]:
     ratios = (_ratio(line, BASE, name) for name in (ALWAYS, NEVER, _auto(line)))
     over = _over_better(line)
-    key, batch = _cell(line)
+    key, batch = cell(line)
     return (
         str(key),
         str(batch),

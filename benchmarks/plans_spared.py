@@ -16,20 +16,18 @@ from functools import cache
 
 import click
 from kept_lines import Line
-from peers import backbone_of
-from plans import RESULTS, lines
+from peers import backbone_of, tasks_of
+from plans import RESULTS, cell, lines
 from predictions import MEASURED, SWEEPS
 
 from subtune_deploy.build import plan_as
 from subtune_deploy.fitting import fit_results
 from subtune_deploy.latency_model import anchor
-from subtune_deploy.plan_search import ways_to_pack
+from subtune_deploy.plan_search import spared, ways_to_pack
 from subtune_deploy.predictor import Costing, Predictor
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.results import of_target, read_results
-from subtune_deploy.spec import parse_layers
 from subtune_deploy.stats import Ratio
-from subtune_deploy.tasks import candidate_task
 
 SUMMARY = RESULTS.with_name("plans_spared.md")
 
@@ -47,7 +45,7 @@ class Asked:
     @property
     def spared(self) -> bool:
         """Not compiled, given the calibration."""
-        return self.predicted.low > 1
+        return spared(self.predicted)
 
 
 @click.command()
@@ -60,16 +58,15 @@ def main() -> None:
 
 def asked(line: Line) -> Iterator[Asked]:
     """Of all ways to pack that a search measured."""
-    predictor = fitted(line["model"], line["target"])
+    key, _ = cell(line)
+    predictor, tasks = fitted(key.model, key.group), tasks_of(key)
     backbone = predictor.costing.backbone
-    layers = parse_layers(line["layers"], len(backbone.blocks))
-    tasks = [candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, line["tasks"] + 1)]
     exported, compare = plan_as(backbone, tasks, "always", (), ()), predictor.of_plans(tasks)
     measured = {each["name"]: each["ratio"] for each in line["tried"] if each["against"] == "as exported"}
-    cell = f"{line['model']} {line['fork']}, {line['tasks']} tasks"
+    told = f"{line['model']} {line['fork']}, {line['tasks']} tasks"
     for name, plan in ways_to_pack(backbone, tasks, exported).items():
         if measured.get(name):
-            yield Asked(cell, line["target"], name, compare(plan, exported), Ratio(**measured[name]))
+            yield Asked(told, line["target"], name, compare(plan, exported), Ratio(**measured[name]))
 
 
 @cache

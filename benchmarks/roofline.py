@@ -28,7 +28,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from kept_lines import Line, kept, write_tables
 from peer_engines import release
-from peers import COUNTS, FORKS, MODELS, Key, backbone_of
+from peers import COUNTS, FORKS, MODELS, Key, backbone_of, tasks_of
 from roofline_tables import (
     COPIED,
     COPY,
@@ -54,9 +54,8 @@ from subtune_deploy.environment import describe, usable_cores
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.runtime import open_engine
-from subtune_deploy.spec import BASE, GRAPH, INPUT, LONE_GRAPH, parse_layers
+from subtune_deploy.spec import BASE, GRAPH, INPUT, LONE_GRAPH
 from subtune_deploy.targets import load_target
-from subtune_deploy.tasks import candidate_task
 
 LIMITS = Protocol(seconds=2.0, warmup=4)
 """Of the ceilings."""
@@ -126,9 +125,7 @@ def measured(keys: Sequence[Key], protocol: Protocol) -> Iterator[Line]:
 def _built(key: Key, path: Path) -> tuple[Bundle, dict[str, Sums]]:
     """The graph, which is checked, and what it and the base ask for."""
     backbone = backbone_of(key.model)
-    layers = parse_layers(key.layers, len(backbone.blocks))
-    tasks = [candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, key.tasks + 1)]
-    bundle = build(backbone, tasks, path, BuildOptions(1), sources=False)
+    bundle = build(backbone, tasks_of(key), path, BuildOptions(1), sources=False)
     return bundle, {
         BASE: sums(ir.load(bundle.path / LONE_GRAPH)),
         TASKS: sums(ir.load(bundle.path / GRAPH)),

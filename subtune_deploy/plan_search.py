@@ -37,6 +37,7 @@ from .racing import COMPARISON, Tried, batch_size, by_turns, race
 from .records import to_plain
 from .runtime import open_engine
 from .staging import told_as
+from .stats import Ratio
 from .tasks import Task
 
 LATE, SINGLE = 3, 4
@@ -150,6 +151,11 @@ def ways_to_pack(backbone: Backbone, tasks: Sequence[Task], best: Plan) -> Plans
     }
 
 
+def spared(predicted: Ratio) -> bool:
+    """Whether a way to pack is not worth compiling, by the latency predicted of it relative to the plan to beat."""
+    return predicted.low > 1
+
+
 def _stage_starts(backbone: Backbone) -> list[int]:
     """Places of the nodes at which a block begins whose answers have another shape than those of the block before."""
     units = [node.unit for node in backbone.topology.nodes]
@@ -261,7 +267,7 @@ class _Search:
     def _likely(self, plans: Plans, best: _Made, predicted: Compare) -> Plans:
         """Without those that are predicted to be slower than `best`."""
         ratios = {name: predicted(plan, best.plan) for name, plan in plans.items()}
-        slower = {name: each for name, each in ratios.items() if each.low > 1}
+        slower = {name: each for name, each in ratios.items() if spared(each)}
         self.tried += [
             Tried(name, best.name, failed=f"{PREDICTED} {each.value:.2f} ({each.low:.2f} to {each.high:.2f})")
             for name, each in slower.items()
