@@ -80,7 +80,12 @@ class Pruning:
         metadata={"choices": ("channels", "macs", "parameters"), "help": "What the ratio is a share of."},
     )
     round_to: int = field(
-        default=8, metadata={"help": "Kept widths are multiples of this, rounded up; 1: exactly as asked."}
+        default=8,
+        metadata={
+            "help": "Kept widths are multiples of this, rounded up; 1: exactly as asked; a target's name: what its "
+            "recipe says.",
+            "default": "8; of optimize what its target's recipe says",
+        },
     )
     when: str = field(
         default="before",

@@ -90,7 +90,7 @@ def _read(path: Path) -> Target:
 
 
 def check_target(target: Target) -> None:
-    """Raise InputError for a name, backend, precision, kept units, thread count or datasheet that cannot be."""
+    """Raise InputError for a name, backend, precision, kept units, count or datasheet that cannot be."""
     if not re.fullmatch(NAME, target.name):
         raise InputError(f"name is {target.name!r}", "it names a folder: use letters, digits, - and _")
     if target.backend not in KNOWN:
@@ -107,6 +107,10 @@ def check_target(target: Target) -> None:
         )
     if not 0 <= target.threads <= MOST_THREADS:
         raise InputError(f"threads is {target.threads}", "give a count, or 0 to leave it to the backend")
+    if target.width_multiple < 1:
+        raise InputError(
+            f"width_multiple is {target.width_multiple}", "give 8, or 1 where any width is as good"
+        )
     for name, rate in target.datasheet.items():
         _check_rate(name, rate)
 

@@ -104,3 +104,25 @@ def test_bad_pruning_is_told_in_two_lines(place: Path, arguments: str, told: str
     assert told in lines[0]
     assert hint in lines[1]
     assert not (place / "bad").exists()
+
+
+def test_widths_are_rounded_to_what_a_target_likes(place: Path) -> None:
+    recipe = place / "board.toml"
+    recipe.write_text(
+        'name = "board"\nbackend = "onnxruntime"\nprecision = "fp32"\ndescription = "a board"\nwidth_multiple = 2\n'
+    )
+    ran = export(
+        place, "board", "--layers", "2-3", "--prune", "0.4", "--prune-of", "macs", "--prune-round-to", recipe
+    )
+    assert ran.status == 0, ran.err
+    (entry,) = open_bundle(place / "board").manifest.tasks[1:]
+    assert entry.prune == Pruning(0.4, of="macs", round_to=2)
+
+
+@pytest.mark.parametrize(("given", "said"), [("openvino-cpi", "openvino-cpu"), ("-8", "multiples of -8")])
+def test_neither_a_number_nor_a_target(place: Path, given: str, said: str) -> None:
+    ran = export(place, "nothing", "--layers", "2", "--prune", "0.5", "--prune-round-to", given)
+    assert ran.status == 2
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert not (place / "nothing").exists()

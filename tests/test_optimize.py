@@ -95,14 +95,16 @@ def test_forks_that_no_minute_is_left_for_are_told(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimize, "TRAINING", 0.0)  # however fast this machine is
-    ran = optimized(place, tmp_path / "short", "--minutes", 0.1, "--prune", 0.5, "--json")
+    recipe = tmp_path / "board.toml"
+    recipe.write_text(
+        'name = "board"\nbackend = "onnxruntime"\nprecision = "fp32"\ndescription = ""\nwidth_multiple = 4\n'
+    )
+    ran = optimized(place, tmp_path / "short", "--minutes", 0.1, "--prune", 0.1, "--target", recipe, "--json")
     document = ran.document
     told = " ".join(entry["told"] for entry in document["decisions"])
     assert "more did not fit into 0% of 0.1 min" in told
     assert document["trained"] < 8
-    assert (
-        "left out, since so much cannot be pruned there: 1 x1 pruned 0.5" in told
-    )  # 8 channels stay together
+    assert "left out, since so much cannot be pruned there: 1 x1 pruned 0.1 local l1 rounded to 4" in told
     assert document["candidates"] == 7
     assert document["goal"] == {"max_added": None, "min_accuracy": None, "tasks": 1}
 

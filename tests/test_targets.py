@@ -92,6 +92,7 @@ def test_an_unknown_name_is_answered_with_a_close_one() -> None:
         ("threads = 2", 'threads = "two"', "threads is 'two'", "a whole number"),
         ("threads = 2", "threads = true", "threads is True", "a whole number"),
         ("threads = 2", "threads = -1", "threads is -1", "0"),
+        ("threads = 2", "width_multiple = 0", "width_multiple is 0", "or 1"),
         ('name = "mine"', "", "key 'name' is missing", "backend"),
         ('name = "mine"', 'name = "../mine"', "name is '../mine'", "letters"),
         ('"onnxruntime"', '"onnxruntim"', "backend is 'onnxruntim'", "onnxruntime"),

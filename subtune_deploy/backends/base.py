@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BundleError, InputError
+from ..spec import Pruning
 
 ROLES = ("graph", "base")
 
@@ -51,7 +52,8 @@ class Target:
     """A recipe: which backend, at which precision, with how many threads (0: the backend's own choice).
 
     `options` go to the backend as they are. `datasheet` holds peak rates for the cost model. `keep`: units, or one
-    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`).
+    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`). `width_multiple`: layers
+    are computed as if they had a multiple of so many channels, so a pruned one gains nothing from a width between.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Target:
     datasheet: Mapping[str, Rate] = field(default_factory=dict)
     not_run_on_hardware: bool = False
     keep: tuple[str, ...] = ()
+    width_multiple: int = Pruning.round_to
 
 
 def provider(target: Target) -> str:

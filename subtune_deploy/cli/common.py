@@ -26,7 +26,7 @@ from ..spec import Pruning, parse_layers
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..backends.base import Batch
+    from ..backends.base import Batch, Target
     from ..bundle import Bundle
 
 UNWRAPPED = 10_000
@@ -121,14 +121,22 @@ build_options = options(
 """How graphs are made."""
 
 
+def _multiple(given: str) -> int:
+    """A whole number, or what the recipe of a target says. Raises TargetError."""
+    from ..targets import load_target
+
+    return int(given) if re.fullmatch(r"-?\d+", given) else load_target(given).width_multiple
+
+
 def _prune_way(field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
     """The option for a field of Pruning, so that it is declared nowhere else."""
     flag, name = f"--prune-{field.name.replace('_', '-')}", f"prune_{field.name}"
     choices, told = field.metadata.get("choices"), field.metadata["help"]
     if field.type == "bool":
         return click.option(flag, name, is_flag=True, default=None, help=told)
-    kind = click.Choice(choices) if choices else int
-    return click.option(flag, name, type=kind, show_default=str(field.default), help=told)
+    usual = str(field.metadata.get("default", field.default))
+    kind, shown = (click.Choice(choices), None) if choices else (_multiple, "N|TARGET")
+    return click.option(flag, name, type=kind, metavar=shown, show_default=usual, help=told)
 
 
 def _ratio_option(*, multiple: bool) -> Callable[[Command], Command]:
@@ -156,14 +164,18 @@ def read_pruning_how(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def read_prunings(given: dict[str, Any]) -> tuple[Pruning, ...]:
-    """The same with the ratio: a record for each. Raises InputError for what is no pruning, or has no ratio."""
+def read_prunings(given: dict[str, Any], target: Target | None = None) -> tuple[Pruning, ...]:
+    """The same with the ratio: a record for each, widths as `target` likes them unless asked otherwise.
+
+    Raises InputError for what is no pruning, or has no ratio.
+    """
     ratios, how = given.pop("prune_ratio"), read_pruning_how(given)
     ratios = ratios if isinstance(ratios, tuple) else () if ratios is None else (ratios,)
     if how and not ratios:
         flag = f"--prune-{next(iter(how)).replace('_', '-')}"
         raise InputError(f"{flag} goes with --prune", "give a ratio too, as in --prune 0.5")
-    return tuple(Pruning(ratio, **how) for ratio in ratios)
+    usual = {"round_to": target.width_multiple} if target else {}
+    return tuple(Pruning(ratio, **(usual | how)) for ratio in ratios)
 
 
 def read_pruning(given: dict[str, Any]) -> Pruning | None:

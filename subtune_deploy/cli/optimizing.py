@@ -103,7 +103,8 @@ def optimize(
 
     check_task_name(name)
     goal = Goal(parse_percent("--max-added", max_added), parse_percent("--min-accuracy", min_accuracy), tasks)
-    prunings, recipe = read_prunings(others), load_target(target)
+    recipe = load_target(target)
+    prunings = read_prunings(others, recipe)
     study, source = read_study(others)
     blocks = len(study.backbone.blocks)
     lengths = read_span(span, blocks)
