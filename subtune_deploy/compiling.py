@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from .backends import get_backend
-from .backends.base import ROLES, Batch, Engine, Inspectable, Progress, Target, silent, source_file
+from .backends.base import (
+    ROLES,
+    Batch,
+    Engine,
+    Inspectable,
+    Progress,
+    Target,
+    arithmetic,
+    silent,
+    source_file,
+)
 from .backends.onnxruntime import open_literally
 from .bundle import Bundle, Checked, Compile, add_engine, compiler_source, engine_source
 from .errors import BundleError, Unavailable
@@ -78,7 +88,7 @@ def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = F
         if not runs:
             return proven
     graph, lone = (ask(open_engine(bundle, target, folder, role), references, batch) for role in ROLES)
-    ran = judge(graph, lone, references, precision=target.precision)
+    ran = judge(graph, lone, references, precision=arithmetic(target))
     return Checked((*proven.figures, *ran), proven.facts)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import KNOWN, get_backend
-from .backends.base import Batch, Bounded, Engine, Target
+from .backends.base import Batch, Bounded, Engine, Target, arithmetic
 from .bundle import Bundle
 from .calibration import check_calibration
 from .compiling import check_engine, make_engine
@@ -42,7 +42,7 @@ from .runtime import engine_errors, open_engine
 from .sensitivity import fewest, sensitivities
 from .stats import Interval, Ratio
 
-PLAIN = "fp32"
+PLAIN, ROUNDED = "fp32", "tf32"
 NAMED = 3
 """Units that a name tells; of more, the number."""
 
@@ -129,9 +129,8 @@ def fastest_precision(
             bundle, target, graphs or bundle.path, calibration, held_out, max_changed, say, Path(folder)
         )
         search.attempt(PLAIN)
-        for precision in KNOWN[target.backend].precisions:
-            if precision not in (PLAIN, "int8"):
-                search.attempt(precision)
+        for precision in between(target):
+            search.attempt(precision)
         if "int8" in KNOWN[target.backend].precisions:
             search.eight_bits()
         name, tried = search.raced(protocol, size)
@@ -159,6 +158,13 @@ def check_search(bundle: Bundle, target: Target, max_changed: float) -> None:
         raise Unavailable(
             f"precisions for {target.name} cannot be run: its device is not here", "search on the device"
         )
+
+
+def between(target: Target) -> list[str]:
+    """What is tried besides fp32 and int8: TF32 too, where it is a choice that the recipe has not made."""
+    known = KNOWN[target.backend]
+    rounded = [ROUNDED] if known.tf32 and arithmetic(target) == PLAIN else []
+    return [*rounded, *(each for each in known.precisions if each not in (PLAIN, "int8"))]
 
 
 def _checked(bundle: Bundle, calibration: Batch, held_out: Batch) -> tuple[Batch, Batch]:
@@ -215,9 +221,10 @@ class _Search:
         if option.name == PLAIN:
             return self.target
         told = f"{self.target.description}; searched: {option.name}"
-        return replace(
-            self.target, precision=option.precision, keep=option.keep, description=told, datasheet={}
-        )
+        plain = replace(self.target, description=told, datasheet={})
+        if option.precision == ROUNDED:
+            return replace(plain, options={**plain.options, ROUNDED: True})
+        return replace(plain, precision=option.precision, keep=option.keep)
 
     def attempt(self, precision: str, keep: tuple[str, ...] = ()) -> SubtuneError | None:
         """An engine, what it costs, and why it is out if it is. What fails is told and returned, but for fp32."""

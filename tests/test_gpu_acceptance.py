@@ -65,7 +65,17 @@ def test_every_variant_that_was_promised_is_a_step(tool: ModuleType) -> None:
     names = list(tool.steps())
     assert names[0] == "export"
     for library in ("tensorrt_rtx", "tensorrt"):
-        for what in ("fp32", "fp16", "bf16", "int8", "cuda graph", "one stream", "dynamic batch", "refit"):
+        for what in (
+            "fp32",
+            "tf32",
+            "fp16",
+            "bf16",
+            "int8",
+            "cuda graph",
+            "one stream",
+            "dynamic batch",
+            "refit",
+        ):
             assert f"{library} {what}" in names
     assert {"onnxruntime cuda", "onnxruntime tensorrt", "onnxruntime tensorrt_rtx"} <= set(names)
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from subtune_deploy.errors import BundleError, ParityError
-from subtune_deploy.parity import FILE, References, check, relative_errors
+from subtune_deploy.models import load_model
+from subtune_deploy.parity import FILE, TOLERANCES, References, check, relative_errors
 
 RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.normal(size=(5, 3, 4, 4)).astype(np.float32)
@@ -128,3 +131,22 @@ def test_references_that_cannot_be_read_are_refused(tmp_path: Path, content: byt
         (tmp_path / FILE).write_bytes(content)
     with pytest.raises(BundleError, match="cannot be read"):
         References.load(tmp_path)
+
+
+def rounded(values: Tensor) -> Tensor:
+    """To the ten bits of a fraction that TF32 has: what a GPU does to both factors, sums being of fp32."""
+    return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_tf32_errs_more_than_fp32_may_and_less_than_its_own_tolerance() -> None:
+    network = load_model("resnet18").module
+    pictures = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 3, 64, 64), dtype=np.float32))
+    with torch.inference_mode():
+        exact = network(pictures)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.copy_(rounded(module.weight))
+                module.register_forward_pre_hook(lambda _, given: (rounded(given[0]),))
+        errors = relative_errors(network(pictures).numpy(), exact.numpy())
+    assert TOLERANCES["fp32"] < errors.min()
+    assert errors.max() < TOLERANCES["tf32"]

@@ -17,6 +17,7 @@ from tiny_networks import SIZE, backbone
 from tiny_pictures import write_picture
 
 from subtune_deploy import precision_search, racing
+from subtune_deploy.backends import KNOWN
 from subtune_deploy.backends.base import Availability, Engine, Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, engine_target, open_bundle
@@ -24,7 +25,7 @@ from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.errors import CheckFailed, InputError, Unavailable
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.parity import References
-from subtune_deploy.precision_search import Cost, Found, Option, cost, fastest_precision, on_front
+from subtune_deploy.precision_search import Cost, Found, Option, between, cost, fastest_precision, on_front
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.sensitivity import fewest, sensitivities
 from subtune_deploy.stats import Ratio
@@ -97,6 +98,29 @@ MIXED = f"int8, {DELICATE} in fp32"
 # what is found
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("rtx", ["tf32", "fp16", "bf16"]),
+        ("a100-sxm4-80gb", ["fp16", "bf16"]),
+        ("openvino-cpu", ["bf16", "fp16"]),
+    ],
+)
+def test_tf32_is_tried_where_it_is_still_a_choice(name: str, found: list[str]) -> None:
+    assert between(load_target(name)) == found
+
+
+def test_tf32_is_asked_for_by_its_option(
+    bundle: Bundle, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an engine that has no such option, so that what was asked for shows; no GPU is here to take it."""
+    favour({})
+    monkeypatch.setitem(KNOWN, "onnxruntime", replace(KNOWN["onnxruntime"], tf32=True))
+    found = search(bundle, max_changed=1.0)
+    assert "unknown option 'tf32'" in by_name(found)["tf32"].failed
+    assert {"fp32", "int8"} <= {name for name, each in by_name(found).items() if not each.failed}
+
+
 @pytest.mark.parametrize("target", ["cpu", "openvino-cpu"])
 def test_the_one_delicate_fork_stays_in_float32_and_nothing_else(
     bundle: Bundle, favour: Favour, target: str
@@ -110,10 +134,10 @@ def test_the_one_delicate_fork_stays_in_float32_and_nothing_else(
     assert options["int8"].costs["birds"].changed > TIGHT >= options["int8"].costs["signs"].changed
     assert options[MIXED].changed <= TIGHT
     assert options[MIXED].costs["birds"].median < options["int8"].costs["birds"].median / 4
-    assert [name for name, each in options.items() if each.within and not each.failed] == [
-        "fp32", *(["bf16"] if "bf16" in options and not options["bf16"].failed else []), MIXED,
-    ]  # fmt: skip
-    assert "no fp16" in options["fp16"].failed
+    narrow = {name: options[name].failed for name in ("bf16", "fp16") if name in options}
+    assert all(f"no {name}" in failed for name, failed in narrow.items() if failed)  # of CPUs that lack it
+    within = {name for name, each in options.items() if each.within and not each.failed}
+    assert within == {"fp32", MIXED, *(name for name, failed in narrow.items() if not failed)}
     assert (options["int8"].ratio, options[MIXED].ratio) == (Ratio(0.4, 0.4, 0.4), Ratio(0.5, 0.5, 0.5))
     assert {"int8", MIXED} <= {name for name, each in options.items() if each.front}
     assert ran[0][0] == "fp32"

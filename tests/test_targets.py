@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from subtune_deploy.backends.base import arithmetic
 from subtune_deploy.errors import TargetError
 from subtune_deploy.targets import (
     Rate,
@@ -133,3 +135,15 @@ def test_every_recipe_is_installed_with_the_package() -> None:
     listed = (root / "pyproject.toml").read_text()
     for recipe in (root / "engines").glob("*.toml"):
         assert f'"engines/{recipe.name}" = "subtune_deploy/recipes/{recipe.name}"' in listed
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "found"),
+    [("a100-sxm4-80gb", {}, "tf32"), ("a100-sxm4-80gb-fp16", {}, "fp16"), ("rtx", {}, "fp32"), ("cpu", {}, "fp32"),
+     ("onnxruntime-cuda", {}, "fp32"), ("onnxruntime-cuda", {"provider.use_tf32": True}, "tf32"),
+     ("onnxruntime-tensorrt", {}, "fp16"), ("cpu", {"provider": "tensorrt"}, "tf32"),
+     ("openvino-cpu-bf16", {}, "bf16")],
+)  # fmt: skip
+def test_how_products_are_rounded(name: str, options: dict[str, str | bool], found: str) -> None:
+    target = load_target(name)
+    assert arithmetic(replace(target, options={**target.options, **options})) == found

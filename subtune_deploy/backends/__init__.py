@@ -12,11 +12,13 @@ from .base import Availability, Backend
 
 @dataclass(frozen=True)
 class Known:
-    """A row of the table. `where`: the module of this package, or MODULE:OBJECT."""
+    """A row of the table. `where`: the module of this package, or MODULE:OBJECT. `tf32`: whether a recipe's option of
+    this name lets products of fp32 be rounded to ten bits."""
 
     precisions: tuple[str, ...]
     install: str
     where: str
+    tf32: bool = False
 
 
 _NVIDIA = ("fp32", "fp16", "bf16", "int8")
@@ -25,8 +27,8 @@ KNOWN = {
     "onnxruntime": Known(("fp32", "fp16", "int8"), "pip install onnxruntime", "onnxruntime"),
     "openvino": Known(("fp32", "bf16", "fp16", "int8"), "pip install openvino", "openvino"),
     "torch": Known(("fp32",), "pip install torch", "torch"),
-    "tensorrt": Known(_NVIDIA, "pip install tensorrt", "tensorrt:STANDARD"),
-    "tensorrt_rtx": Known(_NVIDIA, "pip install tensorrt-rtx-cu13", "tensorrt:RTX"),
+    "tensorrt": Known(_NVIDIA, "pip install tensorrt", "tensorrt:STANDARD", True),
+    "tensorrt_rtx": Known(_NVIDIA, "pip install tensorrt-rtx-cu13", "tensorrt:RTX", True),
 }
 
 

@@ -73,6 +73,16 @@ def provider(target: Target) -> str:
     return str(target.options.get("provider", "cpu"))
 
 
+def arithmetic(target: Target) -> str:
+    """The precision of its products: the target's own, or "tf32" where those of fp32 may be rounded to ten bits.
+
+    TensorRT does so where the recipe asks; ONNX Runtime's providers for GPUs do unless it forbids.
+    """
+    options, gpu = target.options, provider(target) != "cpu"
+    rounded = options.get("provider.use_tf32", True) if gpu else options.get("tf32", False)
+    return "tf32" if target.precision == "fp32" and rounded not in (False, "0") else target.precision
+
+
 _PATHS = re.compile(r"(_paths?|_dir|_folder|timing_cache)$", re.IGNORECASE)
 """How options end that name files or folders: timing_cache, OpenVINO's CACHE_DIR, provider.trt_engine_cache_path."""
 
