@@ -45,6 +45,9 @@ def test_many_tasks_scattered_and_thinner_forks_cost_what_they_ask() -> None:
 
     one, eight = macs("--layers", "7-8"), macs("--layers", "7-8", "--tasks", "8")
     assert eight - 1 == pytest.approx(8 * (one - 1))
+    both = macs("--layers", "7", "--layers", "2,8")
+    assert both - 1 == pytest.approx(macs("--layers", "7") - 1 + macs("--layers", "2,8") - 1)
+    assert macs("--layers", "7", "--layers", "7") == macs("--layers", "7", "--tasks", "2")
     assert 1 < macs("--layers", "7-8", "--prune", "0.5") < one
     assert macs("--layers", "none") < 1.001
     assert macs("--layers", "2,7") == pytest.approx(

@@ -58,9 +58,12 @@ fit_options = options(
 
 @click.command()
 @network_options
-@click.option("--layers", required=True, metavar="LAYERS", help="The fork, as in 13-14 or 2,14.")
 @click.option(
-    "--tasks", type=click.IntRange(1, 256), default=1, show_default=True, help="So many on --layers."
+    "--layers", "forks", required=True, multiple=True, metavar="LAYERS",
+    help="A task's fork, as in 13-14 or 2,14; repeatable: one graph for all.",
+)  # fmt: skip
+@click.option(
+    "--tasks", type=click.IntRange(1, 256), default=1, show_default=True, help="So many on each of --layers."
 )
 @classes_option
 @prune_candidate_options
@@ -73,7 +76,7 @@ fit_options = options(
 @calibration_options
 @json_option
 def cost(
-    layers: str,
+    forks: tuple[str, ...],
     tasks: int,
     classes: int | None,
     target: str | None,
@@ -84,7 +87,7 @@ def cost(
     as_json: bool,
     **network: Any,
 ) -> None:
-    """What a fork asks of a machine, and what models of latency make of it.
+    """What forks ask of a machine, and what models of latency make of it.
 
     Nothing is built or timed. With --run, the most telling measurements of a sweep are fitted, and the model is held
     against those that are left; with --calibration, all that `calibrate` measured are.
@@ -97,22 +100,21 @@ def cost(
         raise InputError("both of --run and --calibration were given", "give one of them")
     prune = read_pruning(network)
     backbone = read_backbone(**network)
-    fork, measured = read_layers(layers, backbone), None
+    given, measured = [read_layers(each, backbone) for each in forks] * tasks, None
     if calibration:
         measured = read_calibration(calibration, backbone, across=across, classes=classes)
         classes = measured[0].classes  # where none was asked for, those that it was measured with
     costing = measured[0].costing if measured else Costing(backbone)
-    works, base = costing.works([fork] * tasks, prune, classes), costing.base
+    works, base = costing.works(given, prune, classes), costing.base
     predicted: Predictions = {"multiply-adds": {"ratio": _macs(works) / _macs(base)}}
     found: dict[str, Any] = {
         "model": backbone.name,
-        "layers": list(fork),
-        "tasks": tasks,
+        "forks": given,
         "classes": classes,
         "predicted": predicted,
     }
     if target and (not run or load_target(target).datasheet):
-        predicted |= _from_datasheet(target, base, works, fork if tasks == 1 and not prune else ())
+        predicted |= _from_datasheet(target, base, works, given[0] if len(given) == 1 and not prune else ())
     if run:
         results = results_of(run, backbone, target)
         predictor, told = fit_run(results, costing, measurements)
@@ -121,7 +123,7 @@ def cost(
     if measured:
         predictor, fitted = measured
         name = f"calibrated, {fitted.target.name}"
-        predicted[name] = dataclasses.asdict(predictor.predict([fork] * tasks, prune))
+        predicted[name] = dataclasses.asdict(predictor.predict(given, prune))
         found |= {
             "base_seconds": fitted.base_seconds,
             "fitted": list(map(str, fitted.anchors)),
