@@ -18,12 +18,11 @@ from .common import (
     network_options,
     options,
     print_json,
-    prune_candidates_options,
     read_backbone,
     read_layers,
-    read_prunings,
     read_span,
 )
+from .pruning import prune_candidates_options, read_prunings
 from .timing import protocol_options, read_counts, read_protocol, sweep_teller
 
 if TYPE_CHECKING:

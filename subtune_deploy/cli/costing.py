@@ -22,11 +22,10 @@ from .common import (
     options,
     print_json,
     print_table,
-    prune_candidate_options,
     read_backbone,
     read_layers,
-    read_pruning,
 )
+from .pruning import prune_candidate_options, read_pruning
 
 if TYPE_CHECKING:
     from ..backbone import Backbone

@@ -21,11 +21,10 @@ from .common import (
     pairs,
     print_json,
     print_table,
-    prune_candidate_options,
     read_backbone,
     read_layers,
-    read_pruning,
 )
+from .pruning import prune_candidate_options, read_pruning
 
 if TYPE_CHECKING:
     from ..backbone import Backbone

@@ -17,10 +17,9 @@ from .common import (
     network_options,
     parse_percent,
     print_json,
-    prune_candidates_options,
-    read_prunings,
     read_span,
 )
+from .pruning import prune_candidates_options, read_prunings
 from .searching import examples_option
 from .studies import read_study, teller
 from .timing import sweep_teller

@@ -11,7 +11,8 @@ import click
 
 from ..errors import InputError
 from .calibrating import calibration_options
-from .common import messages, network_options, parse_percent, parse_span, prune_how_options, read_prunings
+from .common import messages, network_options, parse_percent, parse_span
+from .pruning import prune_how_options, read_prunings
 from .studies import Tick, leave, read_study, read_trainings, running, seeds_of, study_options, teller
 from .tuning import data_options, read_fork, training_options
 

@@ -24,14 +24,13 @@ from .common import (
     options,
     print_json,
     print_table,
-    prune_candidates_options,
     read_backbone,
     read_layers,
-    read_prunings,
     read_span,
     targets_option,
     time_left,
 )
+from .pruning import prune_candidates_options, read_prunings
 
 if TYPE_CHECKING:
     from ..measure import Protocol

@@ -17,13 +17,12 @@ from .common import (
     messages,
     network_options,
     options,
-    prune_options,
     read_backbone,
     read_layers,
-    read_pruning,
     read_record,
     record_options,
 )
+from .pruning import prune_options, read_pruning
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
