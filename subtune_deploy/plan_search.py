@@ -33,7 +33,7 @@ from .export import export
 from .measure import Protocol
 from .plan import Merge, Plan
 from .predictor import Compare
-from .racing import COMPARISON, Tried, batch_size, by_turns, race
+from .racing import COMPARISON, Course, Tried, batch_size, race
 from .records import to_plain
 from .runtime import open_engine
 from .staging import told_as
@@ -254,13 +254,10 @@ class _Search:
     def _raced(self, best: str, opens: Mapping[str, Callable[[], Engine]]) -> str:
         self.say(f"running by turns: {', '.join(opens)}")
         others = [name for name in opens if name != best]
-        winner, tried = race(
-            best,
-            others,
-            lambda names: by_turns(
-                self.bundle, {name: opens[name]() for name in names}, self.protocol, self.pictures
-            ),
+        course = Course(
+            self.bundle, lambda names: {name: opens[name]() for name in names}, self.protocol, self.pictures
         )
+        winner, tried = race(course, best, others)
         self.tried += tried
         return winner
 

@@ -32,11 +32,11 @@ from .bundle import Bundle
 from .calibration import check_calibration
 from .compiling import check_engine, make_engine
 from .errors import CheckFailed, InputError, ParityError, SubtuneError, Unavailable
-from .measure import Measurement, Protocol
+from .measure import Protocol
 from .pareto import Point, front
 from .parity import relative_errors, run_all
 from .precision import signed
-from .racing import COMPARISON, Tried, batch_size, by_turns, race
+from .racing import COMPARISON, Course, Tried, batch_size, race
 from .records import to_plain
 from .runtime import engine_errors, open_engine
 from .sensitivity import fewest, sensitivities
@@ -286,12 +286,11 @@ class _Search:
             return PLAIN, []
         self.say(f"running by turns: {PLAIN}, {', '.join(each.name for each in others)}")
 
-        def measured(names: Sequence[str]) -> Measurement:
-            engines = {name: self.open(self.options[name]) for name in names}
-            return by_turns(self.bundle, engines, protocol, pictures)
+        def load(names: Sequence[str]) -> dict[str, Engine]:
+            return {name: self.open(self.options[name]) for name in names}
 
         within, beyond = ([e.name for e in others if e.within is wanted] for wanted in (True, False))
-        return race(PLAIN, within, measured, beyond)
+        return race(Course(self.bundle, load, protocol, pictures), PLAIN, within, beyond)
 
     def open(self, option: Option) -> Engine:
         return open_engine(self.bundle, self.recipe(option), self.folder(option), "graph")

@@ -1,26 +1,25 @@
 """Which of several engines is fastest, if that can be shown: all by turns, then the winner against the one to beat.
 
 The least of several noisy numbers flatters itself, and one load of an engine differs from the next. So what is taken
-must be shown twice, by engines that are opened anew.
+must be shown twice: the second time over several loads, each of which is one observation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-from .backends.base import Engine
+from .backends.base import Batch, Engine
 from .bundle import Bundle
 from .errors import InputError
-from .measure import Measurement, Protocol, fresh_batches, measure
+from .loads import measure_loads
+from .measure import LOADS, Measurement, Protocol, fresh_batches, measure
 from .runtime import engine_errors
 from .stats import Ratio
 
 COMPARISON = Protocol(seconds=10.0, precision=0.005)
 """Of several by turns, and of the winner and the one to beat alone."""
-
-Measured = Callable[[Sequence[str]], Measurement]
-"""Of engines by name, opened and run by turns; ratios are to the first one."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +32,50 @@ class Tried:
     failed: str = ""
 
 
+@dataclass(frozen=True)
+class Course:
+    """Where engines of the bundle's tasks run: `load` opens those that are named, `pictures` are in a batch.
+
+    Both ways to run them raise what `load` does, and CheckFailed.
+    """
+
+    bundle: Bundle
+    load: Callable[[Sequence[str]], Mapping[str, Engine]]
+    protocol: Protocol
+    pictures: int
+
+    def by_turns(self, names: Sequence[str]) -> Measurement:
+        """All of them, loaded once; ratios are to the first one."""
+        engines = self.load(names)
+        with engine_errors(", ".join(names)):
+            return measure(engines, self._batches(), self.protocol)
+
+    def over_loads(self, names: Sequence[str]) -> Measurement:
+        """The same in as much time, loaded anew several times."""
+        with engine_errors(", ".join(names)):
+            return measure_loads(
+                partial(self.load, names), self._batches(), replace(self.protocol, loads=LOADS)
+            )
+
+    def _batches(self) -> list[Batch]:
+        return fresh_batches(self.bundle.manifest.input, self.pictures)
+
+
 def race(
-    best: str, others: Sequence[str], measured: Measured, besides: Sequence[str] = ()
+    course: Course, best: str, others: Sequence[str], besides: Sequence[str] = ()
 ) -> tuple[str, list[Tried]]:
-    """The fastest of `others` whose 95 % interval lies below `best`, both by turns with all and alone; else `best`.
+    """The fastest of `others` whose 95 % interval lies below `best`, by turns with all and over loads alone, or `best`.
 
     `besides` run with them, and are told; whatever they take, they are not chosen.
     """
-    seen = measured((best, *others, *besides))
+    seen = course.by_turns((best, *others, *besides))
     ratios = {name: seen.ratio(name) for name in (*others, *besides)}
     tried = [Tried(name, best, ratio) for name, ratio in ratios.items()]
     shown = [name for name in others if ratios[name].high < 1]
     if not shown:
         return best, tried
     winner = min(shown, key=lambda name: ratios[name].value)
-    again = measured((best, winner)).ratio(winner)
+    again = course.over_loads((best, winner)).ratio(winner)
     return (winner if again.high < 1 else best), [*tried, Tried(winner, best, again)]
 
 
@@ -63,9 +91,3 @@ def batch_size(bundle: Bundle, pictures: int | None) -> int:
             "leave it away, or export with --batch dynamic",
         )
     return fixed or pictures or 1
-
-
-def by_turns(bundle: Bundle, engines: Mapping[str, Engine], protocol: Protocol, pictures: int) -> Measurement:
-    """Engines of the bundle's tasks on batches of so many pictures. Raises CheckFailed."""
-    with engine_errors(", ".join(engines)):
-        return measure(engines, fresh_batches(bundle.manifest.input, pictures), protocol)

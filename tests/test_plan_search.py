@@ -12,8 +12,9 @@ import onnx
 import pytest
 from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_factories import network as tiny
+from tiny_racing import time_by
 
-from subtune_deploy import plan_search, racing
+from subtune_deploy import plan_search
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
@@ -66,7 +67,7 @@ def favour(monkeypatch: pytest.MonkeyPatch) -> Favour:
                 protocol, {name: ((spans or {}).get(name, 1.0),) * 24 for name in engines}, True
             )
 
-        monkeypatch.setattr(racing, "measure", measure)
+        time_by(monkeypatch, measure)
         return ran
 
     return choose
@@ -135,7 +136,7 @@ def test_what_is_not_shown_again_is_not_taken(middle: Made, monkeypatch: pytest.
         times = {name: mine if name == "not merged" else 1.0 for name in engines}
         return Measurement(protocol, {name: (each,) * 24 for name, each in times.items()}, True)
 
-    monkeypatch.setattr(racing, "measure", measure)
+    time_by(monkeypatch, measure)
     best = found(middle, lowering=False)
     assert best.name == "as exported"
     assert [each.ratio.value for each in best.tried if each.name == "not merged" and each.ratio] == [0.5, 1.0]
@@ -150,7 +151,7 @@ def test_of_those_shown_to_be_faster_the_fastest_is_taken(
         return Measurement(protocol, dict.fromkeys(engines, (1.0,) * 24), True)
 
     ratios = {"not merged": Ratio(0.8, 0.6, 1.1)}
-    monkeypatch.setattr(racing, "measure", measure)
+    time_by(monkeypatch, measure)
     monkeypatch.setattr(Measurement, "ratio", lambda self, name: ratios.get(name, Ratio(0.9, 0.85, 0.95)))
     assert found(middle, lowering=False).name.startswith("merged from layer3")
 
@@ -296,7 +297,7 @@ def test_a_plan_is_searched_for_the_batch_that_it_is_for(
         spans = {name: 0.5 if name == "not merged" and sizes[-1] == 8 else 1.0 for name in engines}
         return Measurement(protocol, {name: (each,) * 24 for name, each in spans.items()}, True)
 
-    monkeypatch.setattr(racing, "measure", measure)
+    time_by(monkeypatch, measure)
     made = bundled(tiny(), tmp_path / "b", (1,), (1,), batch=None)
     one, eight = (found(made, lowering=False, pictures=size) for size in (None, 8))
     assert (one.name, eight.name) == ("as exported", "not merged")

@@ -15,8 +15,9 @@ import torch
 from tiny_cli import Ran, cli, write_network
 from tiny_networks import SIZE, backbone
 from tiny_pictures import write_picture
+from tiny_racing import time_by
 
-from subtune_deploy import precision_search, racing
+from subtune_deploy import precision_search
 from subtune_deploy.backends import KNOWN
 from subtune_deploy.backends.base import Availability, Engine, Target
 from subtune_deploy.build import BuildOptions, build
@@ -76,7 +77,7 @@ def favour(monkeypatch: pytest.MonkeyPatch) -> Favour:
             ran.append(tuple(engines))
             return Measurement(protocol, {name: (spans.get(name, 1.0),) * 24 for name in engines}, True)
 
-        monkeypatch.setattr(racing, "measure", measure)
+        time_by(monkeypatch, measure)
         return ran
 
     return choose

@@ -1,0 +1,26 @@
+"""A double for the clock of races: engines are opened and run as they are, how long they take is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from subtune_deploy import racing
+from subtune_deploy.backends.base import Engine
+from subtune_deploy.measure import Measurement, Protocol
+
+Measure = Callable[[Mapping[str, Engine], Any, Protocol], Measurement]
+
+
+def time_by(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
+    """Let `measure` tell what engines take, by turns and over loads, of which there is one then."""
+
+    def measure_loads(
+        load: Callable[[], Mapping[str, Engine]], batches: Any, protocol: Protocol
+    ) -> Measurement:
+        return measure(load(), batches, protocol)
+
+    monkeypatch.setattr(racing, "measure", measure)
+    monkeypatch.setattr(racing, "measure_loads", measure_loads)
