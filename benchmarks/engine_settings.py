@@ -91,11 +91,7 @@ def measured(key: Key, protocol: Protocol) -> Line:
         with watch() as seen:
             judged = measure_loads(load, batches, protocol)
     return {
-        "model": key.model,
-        "fork": key.fork,
-        "layers": key.layers,
-        "tasks": key.tasks,
-        "target": key.group,
+        **key.named,
         **found,
         "samples": {name: [round(each, 9) for each in taken] for name, taken in judged.samples.items()},
         "loads": judged.loads,

@@ -65,6 +65,12 @@ class Key:
     def layers(self) -> str:
         return INSTEAD.get(self.model, {}).get(self.fork, self.fork)
 
+    @property
+    def named(self) -> Line:
+        """Of what a line is, where `group` is a target."""
+        fields = {"model": self.model, "fork": self.fork, "layers": self.layers, "tasks": self.tasks}
+        return {**fields, "target": self.group}
+
     def __str__(self) -> str:
         return f"{self.model} {self.layers}, {self.tasks} task{'s' * (self.tasks > 1)}, {self.group}"
 

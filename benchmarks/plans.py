@@ -104,11 +104,7 @@ def measured(key: Key, batch: int, protocol: Protocol) -> Line:
         with watch() as seen:
             judged = measure_loads(load, batches, protocol)
     return {
-        "model": key.model,
-        "fork": key.fork,
-        "layers": key.layers,
-        "tasks": key.tasks,
-        "target": key.group,
+        **key.named,
         "batch": batch,
         **found,
         "samples": {name: [round(each, 9) for each in taken] for name, taken in judged.samples.items()},

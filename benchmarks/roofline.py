@@ -109,11 +109,7 @@ def measured(keys: Sequence[Key], protocol: Protocol) -> Iterator[Line]:
                 found = measure(engines, batches, protocol).samples
                 found = {**found, **measure(limits, batches, LIMITS).samples}
             yield {
-                "model": key.model,
-                "fork": key.fork,
-                "layers": key.layers,
-                "tasks": key.tasks,
-                "target": key.group,
+                **key.named,
                 "sums": sums,
                 "samples": {name: [round(each, 9) for each in taken] for name, taken in found.items()},
                 "protocol": asdict(protocol),
