@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from kept_lines import Line, kept, write_tables
+from made_graphs import constant, entry, noise, open_graph
 from peer_engines import release
 from peers import COUNTS, FORKS, MODELS, Key, backbone_of, tasks_of
 from roofline_tables import (
@@ -44,7 +45,6 @@ from roofline_tables import (
     told,
 )
 
-from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Batch, Engine, Shape
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle
@@ -54,7 +54,7 @@ from subtune_deploy.environment import describe, usable_cores
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.runtime import open_engine
-from subtune_deploy.spec import BASE, GRAPH, INPUT, LONE_GRAPH
+from subtune_deploy.spec import BASE, GRAPH, LONE_GRAPH
 from subtune_deploy.targets import load_target
 
 LIMITS = Protocol(seconds=2.0, warmup=4)
@@ -133,15 +133,11 @@ def _networks(bundle: Bundle, place: Path, name: str) -> dict[str, Engine]:
     fp32 alone."""
     target, folder = load_target(name), place / name
     folder.mkdir()
-    make_engine(bundle.path, folder, target, _noise(CALIBRATED, *bundle.manifest.input.shape))
+    make_engine(bundle.path, folder, target, noise(0, CALIBRATED, *bundle.manifest.input.shape))
     if target.precision == "fp32":
         check_engine(bundle, target, folder)
     roles = {BASE: "base", TASKS: "graph"}
     return {each: open_engine(bundle, target, folder, role) for each, role in roles.items()}
-
-
-def _noise(*shape: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ def ceilings(place: Path, target: str) -> dict[str, Engine]:
     source = np.random.default_rng(0).integers(1, 255, COPIED, dtype=np.uint8)
     made, pool = np.zeros_like(source), ThreadPoolExecutor(usable_cores())
     parts = [np.array_split(each, usable_cores()) for each in (made, source)]
-    multiply, given = matrix_product(place / f"{target}-product", target), _noise(1, 1, SIDE, SIDE)
+    multiply, given = matrix_product(place / f"{target}-product", target), noise(0, 1, 1, SIDE, SIDE)
     return {
         PRODUCT: Ceiling(lambda: multiply.run(given)),
         COPY: Ceiling(lambda: list(pool.map(np.copyto, *parts))),
@@ -172,21 +168,9 @@ def ceilings(place: Path, target: str) -> dict[str, Engine]:
 
 def matrix_product(folder: Path, name: str) -> Engine:
     """Of the input (1, 1, SIDE, SIDE) with a constant matrix, which follows from a seed."""
-    target, graphs = load_target(name), folder / "graphs"
-    graphs.mkdir(parents=True)
-    kind = ir.TensorType(ir.DataType.FLOAT)
-    given = ir.Value(name=INPUT, type=kind, shape=ir.Shape((1, 1, SIDE, SIDE)))
-    matrix = np.random.default_rng(1).standard_normal((SIDE, SIDE), dtype=np.float32)
-    weight = ir.Value(name="matrix", const_value=ir.tensor(matrix), type=kind, shape=ir.Shape((SIDE, SIDE)))
-    node = ir.node("MatMul", [given, weight])
-    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = BASE, kind, given.shape
-    graph = ir.Graph(
-        [given], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 20}, name="product"
-    )
-    for role in (GRAPH, LONE_GRAPH):
-        ir.save(ir.Model(graph, ir_version=10), graphs / role)
-    make_engine(graphs, folder, target, _noise(2, 1, SIDE, SIDE))
-    return get_backend(target.backend).load(folder, "graph", target)
+    given, matrix = entry((1, 1, SIDE, SIDE)), constant("matrix", noise(1, SIDE, SIDE))
+    product = ir.node("MatMul", [given, matrix])
+    return open_graph(folder, given, [product], [matrix], name, noise(0, 2, 1, SIDE, SIDE))
 
 
 # What the graphs ask for

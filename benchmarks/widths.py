@@ -20,22 +20,19 @@ from pathlib import Path
 
 import click
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from kept_lines import Line, host_of, kept, write_tables
+from made_graphs import constant, entry, noise, open_graph
 from onnx_ir.tape import Tape
 
-from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.base import Engine
-from subtune_deploy.compiling import make_engine
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.result_tables import markdown
-from subtune_deploy.spec import BASE, GRAPH, INPUT, LONE_GRAPH, InputSpec
+from subtune_deploy.spec import InputSpec
 from subtune_deploy.stats import Ratio, median, paired_ratio
-from subtune_deploy.targets import load_target
 from subtune_deploy.tuning.drawing import drawn
 
 TARGETS = ("cpu", "cpu-int8", "openvino-cpu", "openvino-cpu-bf16", "openvino-cpu-int8")
@@ -86,16 +83,14 @@ def measured(network: str, target: str, protocol: Protocol) -> Line:
     }
 
 
-def engine(folder: Path, network: str, width: int, name: str) -> Engine:
-    """Of the network with this inner width, its weights following from a seed."""
-    target, graphs = load_target(name), folder / "graphs"
-    graphs.mkdir(parents=True)
+def engine(folder: Path, network: str, width: int, target: str) -> Engine:
+    """Of DEEP blocks with this inner width, each added to what it was given; weights follow from a seed."""
     shape, block = NETWORKS[network]
-    model = graph_of((1, *shape), block, width)
-    for role in (GRAPH, LONE_GRAPH):
-        ir.save(model, graphs / role)
-    make_engine(graphs, folder, target, noise(np.random.default_rng(2), 4, *shape))
-    return get_backend(target.backend).load(folder, "graph", target)
+    given, weights, made = entry((1, *shape)), Weights(), Tape()
+    last = given
+    for _ in range(DEEP):
+        last = made.op("Add", [last, block(made, weights, last, width)])
+    return open_graph(folder, given, list(made.nodes), weights.made, target, noise(2, 4, *shape))
 
 
 Block = Callable[[Tape, "Weights", ir.Value, int], ir.Value]
@@ -110,31 +105,9 @@ class Weights:
 
     def __call__(self, *shape: int, inputs: int) -> ir.Value:
         """A new one; `inputs`: how many products each result is the sum of."""
-        tensor = ir.tensor(noise(self.rng, *shape) / np.float32(inputs**0.5))
-        name = f"weight{len(self.made)}"
-        self.made.append(ir.Value(name=name, const_value=tensor, type=FLOAT, shape=ir.Shape(shape)))
+        values = noise(self.rng, *shape) / np.float32(inputs**0.5)
+        self.made.append(constant(f"weight{len(self.made)}", values))
         return self.made[-1]
-
-
-FLOAT = ir.TensorType(ir.DataType.FLOAT)
-
-
-def noise(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float32]:
-    """Of a standard normal distribution."""
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def graph_of(shape: tuple[int, ...], block: Block, width: int) -> ir.Model:
-    """DEEP blocks, each added to what it was given."""
-    given, weights, made = ir.Value(name=INPUT, type=FLOAT, shape=ir.Shape(shape)), Weights(), Tape()
-    last = given
-    for _ in range(DEEP):
-        last = made.op("Add", [last, block(made, weights, last, width)])
-    last.name, last.type, last.shape = BASE, FLOAT, given.shape
-    graph = ir.Graph(
-        [given], [last], nodes=made.nodes, initializers=weights.made, opset_imports={"": 20}, name="widths"
-    )
-    return ir.Model(graph, ir_version=10)
 
 
 def bottleneck(made: Tape, weights: Weights, given: ir.Value, width: int) -> ir.Value:

@@ -52,8 +52,8 @@ class Target:
     """A recipe: which backend, at which precision, with how many threads (0: the backend's own choice).
 
     `options` go to the backend as they are. `datasheet` holds peak rates for the cost model. `keep`: units, or one
-    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`). `width_multiple`: layers
-    are computed as if they had a multiple of so many channels, so a pruned one gains nothing from a width between.
+    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`). `width_multiple`: what
+    widths of pruned layers are best rounded up to; those between are hardly faster, or slower.
     """
 
     name: str
