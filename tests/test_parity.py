@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,3 +153,39 @@ def test_tf32_errs_more_than_fp32_may_and_less_than_its_own_tolerance() -> None:
         errors = relative_errors(network(pictures).numpy(), exact.numpy())
     assert TOLERANCES["fp32"] < errors.min()
     assert errors.max() < TOLERANCES["tf32"]
+
+
+def half(values: Tensor) -> Tensor:
+    return values.half().float()
+
+
+def convolved(layer: nn.Conv2d, given: Tensor, at_once: int) -> Tensor:
+    """In fp16: after every `at_once` products their sum is rounded, as in an accumulator of a GPU."""
+    columns = nn.functional.unfold(
+        half(given), layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    )
+    weight = half(layer.weight).flatten(1)
+    total = torch.zeros(len(given), len(weight), columns.shape[-1])
+    for start in range(0, weight.shape[1], at_once):
+        part = slice(start, start + at_once)
+        total = half(total + weight[:, part] @ columns[:, part])
+    side = (given.shape[-1] + 2 * int(layer.padding[0]) - layer.kernel_size[0]) // layer.stride[0] + 1
+    return total.unflatten(2, (-1, side))
+
+
+def test_sums_of_fp16_err_more_than_fp16_may_and_less_than_their_own_tolerance() -> None:
+    pictures = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32))
+
+    def errors(at_once: int) -> npt.NDArray[Any]:
+        network = load_model("resnet50").module
+        exact = network(pictures)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.forward = partial(convolved, module, at_once=at_once)  # type: ignore[method-assign]
+            elif not list(module.children()):
+                module.register_forward_hook(lambda _, __, answer: half(answer))
+        return relative_errors(network(pictures).numpy(), exact.numpy())
+
+    with torch.inference_mode():
+        assert errors(10**6).max() < TOLERANCES["fp16"] < errors(16).min()
+        assert errors(16).max() < TOLERANCES["fp16 sums"]

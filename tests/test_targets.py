@@ -139,11 +139,12 @@ def test_every_recipe_is_installed_with_the_package() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options", "found"),
-    [("a100-sxm4-80gb", {}, "tf32"), ("a100-sxm4-80gb-fp16", {}, "fp16"), ("rtx", {}, "fp32"), ("cpu", {}, "fp32"),
+    [("a100-sxm4-80gb", {}, "tf32"), ("a100-sxm4-80gb-fp16", {}, "fp16 sums"), ("rtx-fp16", {}, "fp16 sums"),
+     ("rtx", {}, "fp32"), ("cpu", {}, "fp32"),
      ("onnxruntime-cuda", {}, "fp32"), ("onnxruntime-cuda", {"provider.use_tf32": True}, "tf32"),
-     ("onnxruntime-tensorrt", {}, "fp16"), ("cpu", {"provider": "tensorrt"}, "tf32"),
+     ("onnxruntime-tensorrt", {}, "fp16 sums"), ("cpu", {"provider": "tensorrt"}, "tf32"),
      ("openvino-cpu-bf16", {}, "bf16")],
 )  # fmt: skip
-def test_how_products_are_rounded(name: str, options: dict[str, str | bool], found: str) -> None:
+def test_how_products_and_sums_are_rounded(name: str, options: dict[str, str | bool], found: str) -> None:
     target = load_target(name)
     assert arithmetic(replace(target, options={**target.options, **options})) == found

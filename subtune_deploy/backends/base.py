@@ -73,14 +73,43 @@ def provider(target: Target) -> str:
     return str(target.options.get("provider", "cpu"))
 
 
-def arithmetic(target: Target) -> str:
-    """The precision of its products: the target's own, or "tf32" where those of fp32 may be rounded to ten bits.
+def fewest_pictures(target: Target) -> int:
+    """Of one call of an engine whose batch is open: where the recipe's profile begins, else 1."""
+    return int(str(target.options.get("profile", "1")).split()[0])
 
-    TensorRT does so where the recipe asks; ONNX Runtime's providers for GPUs do unless it forbids.
+
+PROVIDER_OPTION = "provider."
+"""How options begin that go to the provider as they are."""
+
+
+def provider_options(target: Target) -> dict[str, str]:
+    """Of the execution provider, without what their names begin with, as the text that it takes."""
+    return {
+        key.removeprefix(PROVIDER_OPTION): as_text(value)
+        for key, value in target.options.items()
+        if key.startswith(PROVIDER_OPTION)
+    }
+
+
+def as_text(value: str | int | float | bool) -> str:
+    """An option as ONNX Runtime reads it."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def arithmetic(target: Target) -> str:
+    """In what it multiplies and adds: the target's precision, or "tf32" where products of fp32 may be rounded to ten
+    bits, or "fp16 sums" where those of fp16 may be summed in fp16.
+
+    TensorRT rounds where the recipe asks, ONNX Runtime's providers for GPUs unless it forbids. Compilers for GPUs are
+    free to sum in fp16, which is faster there.
     """
-    options, gpu = target.options, provider(target) != "cpu"
-    rounded = options.get("provider.use_tf32", True) if gpu else options.get("tf32", False)
-    return "tf32" if target.precision == "fp32" and rounded not in (False, "0") else target.precision
+    options, other = target.options, provider(target) != "cpu"
+    rounded = options.get("provider.use_tf32", True) if other else options.get("tf32", False)
+    if target.precision == "fp32" and rounded not in (False, "0"):
+        return "tf32"
+    if target.precision == "fp16" and (other or target.backend.startswith("tensorrt")):
+        return "fp16 sums"
+    return target.precision
 
 
 _PATHS = re.compile(r"(_paths?|_dir|_folder|timing_cache)$", re.IGNORECASE)
