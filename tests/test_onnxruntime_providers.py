@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -136,3 +141,45 @@ def test_recipes_say_that_nobody_has_run_them() -> None:
     assert sorted(recipes) == ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"]
     assert all(each.not_run_on_hardware for each in recipes.values())
     assert {str(each.options["provider"]) for each in recipes.values()} == set(GPU)
+
+
+@dataclass(frozen=True)
+class Device:
+    """As ONNX Runtime lists them."""
+
+    ep_name: str
+    number: int
+
+
+def test_a_plugin_gets_the_first_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's takes no more than one."""
+    import onnxruntime
+
+    name = "NvTensorRTRTXExecutionProvider"
+    devices = [Device("CPUExecutionProvider", 0), Device(name, 0), Device(name, 1)]
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: devices)
+    options, added = SimpleNamespace(), list[Any]()
+    options.add_provider_for_devices = lambda *given: added.append(given)
+    assert backend._arguments("tensorrt_rtx", options, {"device_id": "0"}) == {}
+    assert added == [([Device(name, 0)], {"device_id": "0"})]
+
+
+def test_the_libraries_of_the_package_tensorrt_are_loaded_before_its_provider_looks_for_them(
+    source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tensorrt_libs.py").write_text("print('loaded')")
+    code = (
+        "from pathlib import Path\n"
+        "from subtune_deploy.backends import onnxruntime as backend\n"
+        "from subtune_deploy.backends.base import Target\n"
+        "for each in ('cuda', 'tensorrt', 'tensorrt'):\n"
+        "    try:\n"
+        "        target = Target('gpu', 'onnxruntime', 'fp32', '', options={'provider': each})\n"
+        f"        backend.load(Path({str(source)!r}), 'graph', target)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Unavailable", "loaded", "Unavailable", "Unavailable"]

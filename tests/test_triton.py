@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import onnx
 import pytest
@@ -27,8 +30,6 @@ PLAN = Target("a100", "tensorrt", "fp16", "", options={"profile": "1 2 8"}, not_
 
 def with_plan(folder: Path, batch: int | None = None) -> Bundle:
     """A bundle with an engine file that stands for a TensorRT plan: none can be built here, and none is read."""
-    import json
-
     from subtune_deploy.records import to_plain
 
     bundle = proven_bundle(folder, batch=batch)
@@ -174,11 +175,58 @@ def test_an_onnx_model_for_a_gpu(
     assert [each.name for each in chosen] == accelerators
 
 
-def for_provider(bundle: Bundle, folder: Path, provider: str) -> Bundle:
+@pytest.mark.parametrize(
+    ("provider", "options", "told"),
+    [
+        ("cuda", {"use_tf32": False}, {"use_tf32": "0"}),
+        ("tensorrt", {"trt_fp16_enable": True}, {"precision_mode": "FP16"}),
+        ("tensorrt", {"trt_int8_enable": True, "trt_max_workspace_size": 1 << 30, "trt_fp16_enable": False},
+         {"precision_mode": "INT8", "max_workspace_size_bytes": "1073741824"}),
+        ("tensorrt", {"trt_auxiliary_streams": 0}, {"trt_auxiliary_streams": "0"}),
+    ],
+)  # fmt: skip
+def test_a_provider_keeps_the_options_of_its_recipe(
+    free: Bundle, tmp_path: Path, provider: str, options: dict[str, Any], told: dict[str, str]
+) -> None:
+    bundle = for_provider(free, tmp_path / "tiny", provider, options)
+    config = config_of(write_repository(bundle, "cpu", tmp_path / "models"))
+    (chosen,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (chosen.name, dict(chosen.parameters)) == (provider, told)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trt_fp16_enable": True, "trt_int8_enable": True}, "FP16 and INT8"),
+        ({"trt_op_types_to_exclude": "MaxPool"}, "provider.trt_op_types_to_exclude"),
+    ],
+)
+def test_options_that_triton_has_no_word_for_are_refused(
+    free: Bundle, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    bundle = for_provider(free, tmp_path / "tiny", "tensorrt", options)
+    with pytest.raises(BundleError, match=words):
+        write_repository(bundle, "cpu", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_a_plan_whose_launches_are_captured_is_run_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: bool
+) -> None:
+    monkeypatch.setitem(PLAN.options, "cuda_graph", captured)
+    config = config_of(write_repository(with_plan(tmp_path / "tiny"), "a100", tmp_path / "models"))
+    assert config.optimization.cuda.graphs == captured
+
+
+def for_provider(
+    bundle: Bundle, folder: Path, provider: str, own: Mapping[str, Any] = MappingProxyType({})
+) -> Bundle:
     """A copy whose recipe names another of ONNX Runtime's providers: only its description is looked at here."""
     shutil.copytree(bundle.path, folder)
     recipe = folder / "cpu" / "target.json"
-    recipe.write_text(recipe.read_text().replace('"options": {}', f'"options": {{"provider": "{provider}"}}'))
+    options = {"provider": provider} | {f"provider.{key}": value for key, value in own.items()}
+    recipe.write_text(json.dumps({**json.loads(recipe.read_text()), "options": options}))
     seal(folder, bundle.manifest)
     return open_bundle(folder)
 

@@ -27,6 +27,7 @@ from ..errors import BundleError, SubtuneError, TargetError, Unavailable, did_yo
 from ..spec import INPUT
 from . import probe_library
 from .base import (
+    PROVIDER_OPTION,
     Availability,
     Axis,
     Batch,
@@ -34,11 +35,13 @@ from .base import (
     Progress,
     Shape,
     Target,
+    as_text,
     check_batch,
     engine_file,
     not_compiled,
     not_loaded,
     provider,
+    provider_options,
     shared_by,
     silent,
     source_file,
@@ -68,7 +71,7 @@ PROVIDERS = {
     "tensorrt": Provider(
         "TensorrtExecutionProvider",
         "",
-        "pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt",
+        "pip uninstall onnxruntime, then pip install onnxruntime-gpu and the version of tensorrt that it was built for",
     ),
     "tensorrt_rtx": Provider(
         "NvTensorRTRTXExecutionProvider", "nv_tensorrt_rtx", "pip install onnxruntime-ep-nv-tensorrt-rtx"
@@ -80,9 +83,6 @@ PROVIDER = PROVIDERS[CPU].name
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 """The module that brings TensorRT-RTX's provider to the ordinary ONNX Runtime."""
-
-PREFIX = "provider."
-"""How options begin that go to the provider as they are."""
 
 OPTIONS = (
     "session.disable_prepacking",
@@ -222,11 +222,7 @@ SETTINGS = (
 
 
 def _provider_options(target: Target, chosen: str) -> dict[str, str]:
-    found = {
-        key.removeprefix(PREFIX): _text(value)
-        for key, value in target.options.items()
-        if key.startswith(PREFIX)
-    }
+    found = provider_options(target)
     if chosen == CPU and found:
         raise TargetError(
             f"target {target.name}: the CPU provider has no options such as {min(found)!r}",
@@ -242,20 +238,16 @@ def _session_options(target: Target) -> Any:
     options.log_severity_level = 4  # what matters is raised
     options.intra_op_num_threads = target.threads
     for key, value in target.options.items():
-        if key == "provider" or key.startswith(PREFIX):
+        if key == "provider" or key.startswith(PROVIDER_OPTION):
             continue
         if key not in OPTIONS:
             known = (*OPTIONS, "provider")
             raise TargetError(f"target {target.name}: unknown option {key!r}", did_you_mean(key, known))
-        options.add_session_config_entry(key, _text(value))
+        options.add_session_config_entry(key, as_text(value))
     return options
 
 
-def _text(value: str | int | float | bool) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _arguments(chosen: str, options: Any, provider_options: dict[str, str]) -> dict[str, Any]:
+def _arguments(chosen: str, options: Any, own: dict[str, str]) -> dict[str, Any]:
     """How a session is told its provider: by name, or, for a plugin, by its devices in `options`."""
     import onnxruntime
 
@@ -267,11 +259,13 @@ def _arguments(chosen: str, options: Any, provider_options: dict[str, str]) -> d
             f"onnxruntime {version} is too old for providers", "pip install 'onnxruntime>=1.23'"
         )
     _preload()
+    if chosen == "tensorrt":
+        _preload_tensorrt()
     if chosen == "tensorrt_rtx":
         _register_plugin()
     wanted, available = PROVIDERS[chosen], onnxruntime.get_available_providers()
     if wanted.name in available:
-        return {"providers": [(wanted.name, provider_options), PROVIDER]}
+        return {"providers": [(wanted.name, own), PROVIDER]}
     names = (wanted.name, wanted.plugin)
     devices = [each for each in onnxruntime.get_ep_devices() if each.ep_name in names]
     if not devices:
@@ -279,7 +273,7 @@ def _arguments(chosen: str, options: Any, provider_options: dict[str, str]) -> d
             f"this onnxruntime has no {wanted.name} for a device here, but {', '.join(available)}",
             wanted.install,
         )
-    options.add_provider_for_devices(devices, provider_options)
+    options.add_provider_for_devices(devices[:1], own)  # NVIDIA's takes one, not all
     return {}
 
 
@@ -297,6 +291,16 @@ def _register_plugin() -> None:
         raise Unavailable(
             f"{PLUGIN} cannot be loaded: {_reason(error)}", f"{NEEDS}: {PROVIDERS['tensorrt_rtx'].install}"
         ) from error
+
+
+@cache
+def _preload_tensorrt() -> None:
+    """Have the libraries of the package `tensorrt` found: they lie on no path of the loader, its own module loads them.
+
+    Where it is not installed, the system's may be found, or the session tells.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        importlib.import_module("tensorrt_libs")
 
 
 @cache

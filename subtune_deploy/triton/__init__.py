@@ -19,6 +19,7 @@ from ..backends.base import Target, provider
 from ..bundle import SOURCE, Bundle, engine_target
 from ..errors import BundleError, did_you_mean
 from ..staging import staged
+from .accelerators import accelerator
 from .check import check_model, check_repository, has_schema
 from .config import CONFIG, PLATFORMS, VERSION, Config, Platform, Signature, to_text, without_batch
 from .models import read_signature
@@ -91,8 +92,10 @@ def _config(bundle: Bundle, target: Target, name: str, platform: Platform, found
     batch = _max_batch(target, found)
     labels = {task.name: f"{task.name}_labels.txt" for task in bundle.manifest.tasks if task.labels}
     tensors = without_batch(found, batch)
-    accelerator = "tensorrt" if provider(target) == "tensorrt" else ""
-    return Config(name, platform, batch, tensors, _on_gpu(target), labels, _parameters(target), accelerator)
+    captured = target.backend == "tensorrt" and bool(target.options.get("cuda_graph"))
+    return Config(
+        name, platform, batch, tensors, _on_gpu(target), labels, _parameters(target), accelerator(target), captured
+    )  # fmt: skip
 
 
 def _max_batch(target: Target, found: Signature) -> int:

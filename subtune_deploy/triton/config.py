@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .accelerators import Accelerator
+
 CONFIG = "config.pbtxt"
 VERSION = "1"
 """The folder of a model's only version."""
@@ -72,7 +74,8 @@ class Signature:
 class Config:
     """What `config.pbtxt` says. Where `max_batch` is above 0, the tensors' dims are without the batch.
 
-    `accelerator`: what ONNX Runtime is to run the graph with on a GPU, beside CUDA.
+    `accelerator`: what ONNX Runtime is to run the graph with on a GPU. `cuda_graph`: whether a TensorRT plan's launches
+    are captured.
     """
 
     name: str
@@ -82,7 +85,8 @@ class Config:
     gpu: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
-    accelerator: str = ""
+    accelerator: Accelerator | None = None
+    cuda_graph: bool = False
 
 
 def without_batch(found: Signature, max_batch: int) -> Signature:
@@ -108,8 +112,9 @@ def to_text(config: Config) -> str:
         *(_parameter(key, value) for key, value in config.parameters.items()),
     ]
     if config.accelerator:
-        chosen = f"gpu_execution_accelerator {{ name: {json.dumps(config.accelerator)} }}"
-        lines.append(f"optimization {{ execution_accelerators {{ {chosen} }} }}")
+        lines.append(f"optimization {{ execution_accelerators {{ {_accelerator(config.accelerator)} }} }}")
+    if config.cuda_graph:
+        lines.append("optimization { cuda { graphs: true } }")
     if config.platform.value == "openvino" and "HINT_BF16" not in config.parameters:
         lines.append(_OPENVINO_FP32)
     return "\n".join(lines) + "\n"
@@ -123,6 +128,13 @@ def _tensor(tensor: Tensor) -> str:
 def _label(config: Config, tensor: Tensor) -> str:
     file = config.labels.get(tensor.name)
     return f" label_filename: {json.dumps(file)}" if file else ""
+
+
+def _accelerator(chosen: Accelerator) -> str:
+    told = (
+        f" parameters {{ key: {json.dumps(k)} value: {json.dumps(v)} }}" for k, v in chosen.parameters.items()
+    )
+    return f"gpu_execution_accelerator {{ name: {json.dumps(chosen.name)}{''.join(told)} }}"
 
 
 def _parameter(key: str, value: str) -> str:
