@@ -21,9 +21,10 @@ ROOT = Path("/")
 
 INFERENCE = (
     *("subtune-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
-    *("tensorrt", "tensorrt-rtx", "pycuda"),
+    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+    *("onnxruntime-ep-nv-tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu12", "pycuda"),
 )
-"""Libraries that take part when an engine runs."""
+"""Libraries that take part when an engine runs, by the names that they are installed under."""
 LIBRARIES = (*INFERENCE, "onnx", "torchvision", "timm", "torch-pruning")
 
 SAME = (

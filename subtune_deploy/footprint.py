@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from . import errors
-from .backends.base import COMPILE_AGAIN, ROLES
-from .bundle import Bundle, open_bundle
+from .backends.base import COMPILE_AGAIN, ROLES, fewest_pictures
+from .bundle import Bundle, engine_target, open_bundle
 from .environment import kilobytes
 from .errors import CheckFailed, InputError, SubtuneError, did_you_mean
 from .manifest import RECIPE
@@ -100,9 +100,10 @@ def _measured(bundle: Path, target: str, role: str) -> Footprint:
     start = _memory("VmRSS")
     opened = open_bundle(bundle)
     engine = load_engine(opened, target, role)
+    pictures = opened.manifest.batch or fewest_pictures(engine_target(opened, target))
     rng, spec = np.random.default_rng(0), opened.manifest.input
     for _ in range(RUNS):
-        engine.run(rng.standard_normal((opened.manifest.batch or 1, *spec.shape), dtype=np.float32))
+        engine.run(rng.standard_normal((pictures, *spec.shape), dtype=np.float32))
     return Footprint(engine_bytes(opened, target, role), _memory("VmHWM"), start)
 
 

@@ -54,10 +54,11 @@ class Timing:
 class Result:
     """What a graph with all its tasks costs beside the backbone alone, measured interleaved.
 
-    `batch`: pictures per call, null for a graph that takes any number (then measured with one). `layers`: blocks that
-    any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if they were; `classes`: of
-    each task, empty from an older version, which gave all as many as the base has. `merge`: always, never, or the nodes
-    that merge, `most` streams in one batch at most, 0 for any number; `grouped`: units lowered as one operator.
+    `batch`: pictures per call, null for a graph that takes any number (then measured with the fewest that the engine
+    takes). `layers`: blocks that any task tuned; `forks`: those of each task; `prune`: how all were made thinner, if
+    they were; `classes`: of each task, empty from an older version, which gave all as many as the base has. `merge`:
+    always, never, or the nodes that merge, `most` streams in one batch at most, 0 for any number; `grouped`: units
+    lowered as one operator.
     `options` and `keep`: as in the engine's recipe, but for paths; null from an older version.
     `inputs`: fresh, or hot for the flattered number. `ratio`: graph over base, host to host; `device_ratio`: of the
     device's own work, where engines tell it. `samples` and `device`: raw seconds by engine (base, graph), index i of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from .backends.base import ROLES
+from .backends.base import ROLES, fewest_pictures
 from .bundle import Bundle, engine_target
 from .conditions import noise_warnings, watch
 from .environment import describe
@@ -31,11 +31,12 @@ def time_bundle(
 ) -> Result:
     """Latency of the engine for `target`, and what it adds to the base alone, as the protocol says.
 
-    `hot`: the flattered number, see `measure`. `look`: at the memory of a role's engine. Raises BundleError,
-    Unavailable, CheckFailed for an engine that fails.
+    An engine for any number of pictures gets the fewest that it takes. `hot`: the flattered number, see `measure`.
+    `look`: at the memory of a role's engine. Raises BundleError, Unavailable, CheckFailed for an engine that fails.
     """
     manifest, host, started = bundle.manifest, describe(), datetime.now(timezone.utc)
-    batches, threads = fresh_batches(manifest.input, manifest.batch or 1), set[int]()
+    pictures = manifest.batch or fewest_pictures(engine_target(bundle, target))
+    batches, threads = fresh_batches(manifest.input, pictures), set[int]()
 
     def load() -> Engines:
         engines = {role: load_engine(bundle, target, role) for role in reversed(ROLES)}

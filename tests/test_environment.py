@@ -58,6 +58,12 @@ def test_the_description_is_json_and_true_of_this_host() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_tensorrt_rtx_is_told_under_the_name_that_it_is_installed_by() -> None:
+    version = metadata.version("tensorrt-rtx-cu13")  # an extra of ours
+    assert describe()["libraries"]["tensorrt-rtx-cu13"] == version
+    assert identity(describe())["tensorrt-rtx-cu13"] == version
+
+
 def test_on_linux_memory_and_hypervisor_are_those_that_the_system_tells() -> None:
     host = describe()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

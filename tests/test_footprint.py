@@ -6,11 +6,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_bundle import TARGETS, WEIGHTS, make_bundle, manifest, write_program
 
+from subtune_deploy import footprint as footprint_module
 from subtune_deploy.backends.base import ROLES
 from subtune_deploy.bundle import Bundle, add_engine, open_bundle, seal
 from subtune_deploy.errors import BundleError, CheckFailed, InputError, Unavailable
@@ -161,3 +163,15 @@ def test_a_process_that_does_not_get_there_is_a_failed_check(
     with pytest.raises(CheckFailed, match=message) as caught:
         footprint(bundle.path, "cpu", "graph")
     assert hint in caught.value.hint
+
+
+def test_an_engine_whose_profile_begins_above_one_picture_gets_its_fewest(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, sizes = footprint_module.load_engine(bundle, "cpu"), set[int]()
+    recipe = replace(TARGETS["onnxruntime"], options={"profile": "2 4 8"})
+    asked = SimpleNamespace(run=lambda batch: (sizes.add(len(batch)), engine.run(batch)))
+    monkeypatch.setattr(footprint_module, "engine_target", lambda *of: recipe)
+    monkeypatch.setattr(footprint_module, "load_engine", lambda *of: asked)
+    footprint_module._measured(bundle.path, "cpu", "graph")
+    assert sizes == {2}

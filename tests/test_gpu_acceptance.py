@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_cli import write_network
 
-from subtune_deploy.backends.base import Target
+from subtune_deploy.backends.base import Availability, Target
 from subtune_deploy.backends.tensorrt.cuda import probe_cuda
 from subtune_deploy.errors import CheckFailed
 from subtune_deploy.measure import ADAPTIVE, PAPER, Protocol
@@ -108,6 +109,39 @@ def test_a_step_for_which_something_is_missing_says_what(plan: Any, name: str) -
     assert (status, record["outcome"]) == (3, "missing")
     assert record["reason"]
     assert record["hint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "library", "reason"),
+    [
+        ("tensorrt_rtx fp32", "9.0", "cuda-bindings", "GPUs of capability 7.5, .*, not 9.0"),
+        ("tensorrt_rtx fp32", "8.9", "cuda-bindings", None),
+        ("tensorrt fp32", "9.0", "cuda-bindings", None),
+        ("tensorrt cuda graph", "9.0", "pycuda", "no CUDA graphs"),
+        ("tensorrt fp32", "9.0", "pycuda", None),
+    ],
+)
+def test_a_gpu_that_a_library_is_not_for_is_missing_and_not_a_failure(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: str,
+    library: str,
+    reason: str | None,
+) -> None:
+    here = SimpleNamespace(library=library, device=lambda: SimpleNamespace(capability=capability))
+    monkeypatch.setattr(tool, "probe", lambda name: Availability(True, "1", "", ""))
+    monkeypatch.setattr(tool, "open_cuda", lambda: here)
+    found = tool.lacked(name, name.split()[0])
+    assert (found is None) == (reason is None)
+    assert reason is None or re.search(reason, found[0])
+
+
+def test_modules_that_the_export_needs_are_asked_for_first(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "EXPORT", ("torch", "no_such_module"))
+    assert ("no_such_module cannot be found", "pip install -e '.[export]' in the checkout") in tool.missing()
 
 
 def cpu() -> Target:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from test_measure import BATCHES, Clock, OnDevice, TimedEngine
+from tiny_bundle import TARGETS, make_bundle
 from tiny_factories import network as tiny
 
-from subtune_deploy import loads
+from subtune_deploy import loads, timing
 from subtune_deploy.build import build
+from subtune_deploy.bundle import add_engine
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.errors import InputError
+from subtune_deploy.footprint import Footprint
 from subtune_deploy.loads import measure_loads
 from subtune_deploy.measure import ADAPTIVE, LOADS, PAPER, Measurement, Protocol, measure
 from subtune_deploy.stats import paired_ratio, ratio_over_loads
@@ -214,6 +219,23 @@ def test_engines_that_are_loaded_cannot_be_loaded_again() -> None:
     clock = Clock()
     with pytest.raises(InputError, match="engines are loaded already, not 6 times"):
         measure({"base": TimedEngine(clock, lambda _: 0.1)}, BATCHES, ADAPTIVE, clock=clock)
+
+
+def test_an_engine_whose_profile_begins_above_one_picture_is_timed_with_its_fewest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = add_engine(make_bundle(tmp_path / "bundle"), TARGETS["onnxruntime"])
+    recipe, load = replace(TARGETS["onnxruntime"], options={"profile": "2 4 8"}), timing.load_engine
+    sizes = set[int]()
+
+    def opened(*of: Any) -> Any:
+        engine = load(*of)
+        return SimpleNamespace(threads=1, run=lambda batch: (sizes.add(len(batch)), engine.run(batch))[1])
+
+    monkeypatch.setattr(timing, "engine_target", lambda *of: recipe)
+    monkeypatch.setattr(timing, "load_engine", opened)
+    time_bundle(bundle, "cpu", Protocol(seconds=0.1), look=lambda *of: Footprint(1, None, None))
+    assert sizes == {2}
 
 
 def test_a_bundle_is_timed_over_several_loads_of_its_engines(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -607,6 +608,10 @@ def test_examine_refuses_the_engine_of_another_task(tmp_path: Path) -> None:
     onnx.save(other, source / "graph.onnx")
     with pytest.raises(BundleError, match="weights of birds"):
         RTX.examine(source, tmp_path, "graph", TARGET)
+    refittable = replace(
+        TARGET, options={**TARGET.options, "refit": True}
+    )  # nobody has seen how these are laid out
+    assert RTX.examine(source, tmp_path, "graph", refittable)["weights"]["share"] < 1
 
 
 def test_examine_refuses_an_engine_for_other_gpus_than_the_recipe_s(source: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class TensorRT:
             )
         graph, plan = source_file(source, f"{role}.onnx"), path.read_bytes()
         found = weights.find(graph, plan)
-        if self.name == RTX_NAME:  # how standard TensorRT lays weights out, nobody has seen yet
+        if self.name == RTX_NAME and not settings.refit:  # how others lay weights out, nobody has seen yet
             weights.check(path, found)
         told = weights.facts(found, weights.versions(graph))
         return {**facts, **self._repeated(graph, plan, role, target), "weights": told}

@@ -161,7 +161,7 @@ def _set_capabilities(api: Any, config: Any, capabilities: tuple[str, ...]) -> N
     """Which GPUs the engine is for. The library answers False, not an exception, to what it does not take."""
     if not capabilities:
         return
-    known = {capability_text(each): value for each, value in api.ComputeCapability.__members__.items()}
+    known = known_capabilities(api)
     config.num_compute_capabilities = len(capabilities)
     for index, text in enumerate(capabilities):
         member = _member(known, text, "capabilities")
@@ -170,6 +170,11 @@ def _set_capabilities(api: Any, config: Any, capabilities: tuple[str, ...]) -> N
                 f"{api.__name__} does not take capability {text} with {', '.join(capabilities)}",
                 "build one engine for each",
             )
+
+
+def known_capabilities(api: Any) -> dict[str, Any]:
+    """GPUs that TensorRT-RTX builds engines for, as in "8.9", and its own name of each."""
+    return {capability_text(each): value for each, value in api.ComputeCapability.__members__.items()}
 
 
 def capability_text(member: str) -> str:
