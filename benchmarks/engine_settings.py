@@ -2,7 +2,7 @@
 
     python benchmarks/engine_settings.py [--model M]... [--fork F]... [--tasks K]... [--target T]... [--seconds S]
 
-The cells are those of `peers.py`, their plans as exported. In each, the search tries threads and what else the backend
+The cells are those of `cells.py`, their plans as exported. In each, the search tries threads and what else the backend
 has to choose from, and takes what is shown to be faster than the recipe, twice; then the lone base and both engines
 are timed anew, interleaved, over six loads, so that what the search saw is not what judges it. Finished lines of
 benchmarks/results/engine_settings.jsonl are kept, with raw samples and all that was tried; the table is
@@ -15,22 +15,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
-from kept_lines import Line, host_of, kept, write_tables
-from peer_engines import release
-from peers import FORKS, MODELS, Key, backbone_of, tasks_of
+from cells import Key, backbone_of, cell_options, release, tasks_of
+from kept_lines import Line, host_of, kept, taken, write_tables
 
 from subtune_deploy.backends.base import Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.compiling import compile_bundle
-from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.loads import measure_loads
 from subtune_deploy.measure import ADAPTIVE, Engines, Protocol, fresh_batches
@@ -49,10 +46,7 @@ RECIPE, AUTO = "recipe", "auto"
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
-@click.option("--fork", "forks", multiple=True, type=click.Choice(FORKS), default=("13-14",))
-@click.option("--tasks", "counts", multiple=True, type=click.IntRange(1), default=(1, 4), help="K")
-@click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), default=TARGETS)
+@cell_options(TARGETS, (1, 4), ("13-14",))
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=6.0, help="To judge, each cell.")
 @click.option("--tables", is_flag=True, help="Measure nothing.")
 def main(
@@ -61,7 +55,7 @@ def main(
 ) -> None:  # fmt: skip
     """Measure what is missing, write."""
     drop_torn_line(RESULTS)
-    start, known = time.monotonic(), set(map(cell, kept(RESULTS)))
+    start, known = time.monotonic(), set(map(Key.of, kept(RESULTS)))
     keys = [
         Key(model, fork, count, each) for count, fork, model, each in product(counts, forks, models, targets)
     ]
@@ -74,36 +68,23 @@ def main(
     write_tables(RESULTS, summary(kept(RESULTS)))
 
 
-def cell(line: Line) -> Key:
-    return Key(line["model"], line["fork"], line["tasks"], line["target"])
-
-
 def measured(key: Key, protocol: Protocol) -> Line:
     """A line: what the search tried and took, and the samples that judge it."""
     with tempfile.TemporaryDirectory() as scratch:
         bundles, found = compiled(key, Path(scratch))
 
         def load() -> Engines:
-            graphs = {name: load_engine(each, key.group, "graph") for name, each in bundles.items()}
-            return {BASE: load_engine(bundles[RECIPE], key.group, "base"), **graphs}
+            graphs = {name: load_engine(each, key.target, "graph") for name, each in bundles.items()}
+            return {BASE: load_engine(bundles[RECIPE], key.target, "base"), **graphs}
 
-        host, batches = describe(), fresh_batches(bundles[RECIPE].manifest.input, 1)
-        with watch() as seen:
-            judged = measure_loads(load, batches, protocol)
-    return {
-        **key.named,
-        **found,
-        "samples": {name: [round(each, 9) for each in taken] for name, taken in judged.samples.items()},
-        "loads": judged.loads,
-        "protocol": asdict(protocol),
-        "warnings": noise_warnings(host, judged.samples[BASE], seen.conditions),
-        "host": host,
-    }
+        batches = fresh_batches(bundles[RECIPE].manifest.input, 1)
+        judged = taken(lambda: measure_loads(load, batches, protocol))
+    return {**key.named, **found, **judged}
 
 
 def compiled(key: Key, folder: Path) -> tuple[dict[str, Bundle], Line]:
     """With the recipe and, where the search takes another, with that."""
-    backbone, tasks, recipe = backbone_of(key.model), tasks_of(key), load_target(key.group)
+    backbone, tasks, recipe = backbone_of(key.model), tasks_of(key), load_target(key.target)
     made = build(backbone, tasks, folder / RECIPE, BuildOptions(1), sources=False)
     shutil.copytree(made.path, folder / AUTO)
     start = time.monotonic()
@@ -139,7 +120,7 @@ def summary(lines: Sequence[Line]) -> Iterator[str]:
         f"the search, interleaved with the lone base. The search raced for {COMPARISON.seconds:g} s an axis.\n\n"
     )
     columns = ("cell", "tried", "taken", "against the recipe", "search", "host")
-    yield markdown(columns, map(row, sorted(lines, key=lambda line: (line["target"], cell(line)))))
+    yield markdown(columns, map(row, sorted(lines, key=lambda line: (line["target"], Key.of(line)))))
 
 
 def row(line: Line) -> Sequence[str]:
@@ -150,7 +131,7 @@ def row(line: Line) -> Sequence[str]:
     if AUTO in line["samples"]:
         ratio = ratio_over_loads(line["samples"][RECIPE], line["samples"][AUTO], line["loads"])
         against = f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-    return str(cell(line)), tried, taken or "the recipe", against, f"{line['seconds']:.0f} s", host_of(line)
+    return str(Key.of(line)), tried, taken or "the recipe", against, f"{line['seconds']:.0f} s", host_of(line)
 
 
 if __name__ == "__main__":

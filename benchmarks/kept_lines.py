@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe, differences
 from subtune_deploy.lines import read_lines
+from subtune_deploy.measure import Measurement
 
 Line = dict[str, Any]
 
@@ -17,6 +20,25 @@ Line = dict[str, Any]
 def kept(path: Path) -> list[Line]:
     """All of them."""
     return [line for _, line in read_lines(path)] if path.exists() else []  # type: ignore[misc]
+
+
+def taken(measuring: Callable[[], Measurement]) -> Line:
+    """What a line keeps of a measurement: raw samples by engine in seconds, how, where, and what may have disturbed it.
+
+    The first engine is the one to look at for noise.
+    """
+    host = describe()
+    with watch() as seen:
+        found = measuring()
+    samples = {name: [round(each, 9) for each in seconds] for name, seconds in found.samples.items()}
+    return {
+        "samples": samples,
+        "loads": found.loads,
+        "settled": found.settled,
+        "protocol": asdict(found.protocol),
+        "warnings": noise_warnings(host, next(iter(samples.values())), seen.conditions),
+        "host": host,
+    }
 
 
 def host_of(line: Line) -> str:

@@ -22,26 +22,22 @@ from pathlib import Path
 
 import click
 import numpy as np
-from kept_lines import Line, check_host, kept, write_tables
-from peer_engines import release
+from cells import backbone_of, release, tasks_on
+from kept_lines import Line, check_host, kept, taken, write_tables
 
-from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Engine
 from subtune_deploy.build import build
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.compiling import compile_bundle
-from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe, kilobytes
+from subtune_deploy.environment import kilobytes
 from subtune_deploy.footprint import engine_bytes, footprint
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, Several, fresh_batches, measure
-from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.runtime import load_engine
-from subtune_deploy.spec import BASE, parse_layers
+from subtune_deploy.spec import BASE
 from subtune_deploy.stats import Ratio, paired_ratio
 from subtune_deploy.targets import load_target
-from subtune_deploy.tasks import candidate_task
 
 RESULTS = Path(__file__).parent / "results" / "many_tasks.jsonl"
 CASES = {
@@ -109,9 +105,8 @@ def exported(case: str, count: int, folder: Path) -> Line:
 def _build(case: tuple[str, str], count: int, folder: Path) -> float:
     """Seconds to build it, of a model that is there and tasks that are made."""
     model, fork = case
-    backbone = trace(load_model(model))
-    layers = parse_layers(fork, len(backbone.blocks))
-    tasks = [candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, count + 1)]
+    backbone = backbone_of(model)
+    tasks = tasks_on(backbone, fork, count)
     start = time.perf_counter()
     build(backbone, tasks, folder, sources=False)
     return time.perf_counter() - start
@@ -145,17 +140,11 @@ def _timed(bundle: Bundle, target: str, count: int, protocol: Protocol) -> Line:
     if count <= APART:
         names = (BASE, *(f"task{n}" for n in range(1, count + 1)))
         engines["apart"] = Several({name: load_engine(bundle, target, "base") for name in names})
-    host = describe()
-    with watch() as seen:
-        found = measure(engines, fresh_batches(bundle.manifest.input, 1), protocol)
+    batches = fresh_batches(bundle.manifest.input, 1)
     return {
         "memory": memory,
         "engine_bytes": {role: engine_bytes(bundle, target, role) for role in ("base", "graph")},
-        "samples": {name: [round(each, 9) for each in taken] for name, taken in found.samples.items()},
-        "protocol": asdict(protocol),
-        "settled": found.settled,
-        "warnings": noise_warnings(host, found.samples["base"], seen.conditions),
-        "host": host,
+        **taken(lambda: measure(engines, batches, protocol)),
     }
 
 

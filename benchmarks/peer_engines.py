@@ -1,19 +1,16 @@
-"""Engines of one cell: a base and K tasks with one fork, in every way that a group of peers knows.
+"""Engines of one cell: a base and K tasks with one fork, in every way that a target's peers know.
 
-cell = open_cell(backbone, (13, 14), 1, folder)
-for name, make in makers(cell, "onnxruntime").items():
+cell = open_cell(backbone, "13-14", 1, folder)
+for name, make in makers(cell, "cpu").items():
     engine = make()                                  where a peer does not apply, `make` is the reason why
     check(name, engine, cell.references)
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from cells import tasks_on
 from peer_networks import (
     Fork,
     GroupedBranches,
@@ -43,12 +41,10 @@ from subtune_deploy.onnx_file import save_onnx
 from subtune_deploy.parity import References, relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.references import compute_references, sample_pictures
-from subtune_deploy.spec import BASE, GRAPH, LONE_GRAPH
+from subtune_deploy.spec import BASE, GRAPH, LONE_GRAPH, parse_layers
 from subtune_deploy.targets import load_target
-from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
+from subtune_deploy.tasks import Task, base_task, owners, standalone
 
-TARGETS = {"onnxruntime": "cpu", "openvino": "openvino-cpu", "torch": "torch-cpu"}
-GROUPS = tuple(TARGETS)
 TOLERANCE = 1e-3
 OURS, UNMERGED = "ours", "ours, not merged"
 ENGINES, ONE_GRAPH = "K+1 engines", "K+1 networks, one graph"
@@ -59,11 +55,12 @@ EAGER, COMPILED, GROUPED, ENSEMBLE = (
     "torch.func ensemble",
 )
 COLUMNS = {
-    "onnxruntime": (OURS, UNMERGED, ENGINES, ONE_GRAPH),
-    "openvino": (OURS, UNMERGED, ENGINES, ONE_GRAPH),
-    "torch": (OURS, EAGER, COMPILED, GROUPED, ENSEMBLE),
+    "cpu": (OURS, UNMERGED, ENGINES, ONE_GRAPH),
+    "openvino-cpu": (OURS, UNMERGED, ENGINES, ONE_GRAPH),
+    "torch-cpu": (OURS, EAGER, COMPILED, GROUPED, ENSEMBLE),
 }
-"""What is compared with the base of each group."""
+"""What is compared with the base, by target."""
+TARGETS = tuple(COLUMNS)
 
 Make = Callable[[], Engine]
 
@@ -92,11 +89,11 @@ class Cell:
         return [standalone(self.backbone, task) for task in (base_task(self.backbone), *self.tasks)]
 
 
-def open_cell(backbone: Backbone, layers: Sequence[int], count: int, folder: Path) -> Cell:
+def open_cell(backbone: Backbone, fork: str, count: int, folder: Path) -> Cell:
     """`count` candidate tasks on one fork, their graphs in `folder`, and what the stand-alone networks answer."""
-    tasks = tuple(candidate_task(backbone, f"task{i}", layers, seed=i) for i in range(1, count + 1))
+    tasks = tuple(tasks_on(backbone, fork, count))
     references = compute_references(backbone, tasks, sample_pictures()[:1], random_inputs=1)
-    cell = Cell(backbone, tuple(layers), tasks, folder, references)
+    cell = Cell(backbone, parse_layers(fork, len(backbone.blocks)), tasks, folder, references)
     with _timed(cell, OURS):
         export(backbone, tasks, make_plan(backbone.topology, owners(tasks))).save(_folder(cell, OURS))
     with _timed(cell, UNMERGED):
@@ -123,17 +120,16 @@ def _folder(cell: Cell, name: str) -> Path:
     return cell.folder / name
 
 
-def makers(cell: Cell, group: str, *, compiled: str = "") -> dict[str, Make | str]:
-    """How to make each engine of a group, `base` first, or why there is none.
+def makers(cell: Cell, target: str, *, compiled: str = "") -> dict[str, Make | str]:
+    """How to make each engine for a target, `base` first, or why there is none.
 
     `compiled`: why torch.compile is left out, if it is.
     """
-    target = TARGETS[group]
     found: dict[str, Make | str] = {
         BASE: lambda: _opened(cell, OURS, "base", target),
         OURS: lambda: _opened(cell, OURS, "graph", target),
     }
-    if group == "torch":
+    if target == "torch-cpu":
         return found | _torch_makers(cell, compiled)
     return found | {
         UNMERGED: lambda: _opened(cell, UNMERGED, "graph", target),
@@ -219,11 +215,3 @@ def check(name: str, engine: Engine, references: References) -> float:
         told = ", ".join(f"{task} by {error:.2g}" for task, error in wrong.items())
         raise ParityError(f"{name} differs from the stand-alone models: {told}", f"{TOLERANCE:g} is allowed")
     return float(np.max(list(errors.values())))
-
-
-def release() -> None:
-    """Give the memory of engines that are gone back to the system: the largest cells need most of it."""
-    torch.compiler.reset()  # it keeps what it compiled
-    gc.collect()
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-        library.malloc_trim(0)

@@ -2,7 +2,7 @@
 
     python benchmarks/plans.py [--model M]... [--fork F]... [--tasks K]... [--target T]... [--batch N]... [--seconds S]
 
-The cells are those of `peers.py`. In each, the search compiles plans, runs them by turns and takes one that is shown to
+The cells are those of `cells.py`. In each, the search compiles plans, runs them by turns and takes one that is shown to
 be faster than the exported one, twice; then its engine, always merged, never merged and the lone base are timed anew,
 interleaved, over six loads, so that what the search saw is not what judges it. Finished lines of
 benchmarks/results/plans.jsonl are kept, with raw samples and all that was tried; the tables are plans.md beside it,
@@ -15,21 +15,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import click
 import numpy as np
-from kept_lines import Line, host_of, kept, write_tables
-from peer_engines import release
-from peers import FORKS, MODELS, Key, backbone_of, tasks_of
+from cells import Key, backbone_of, cell_options, release, tasks_of
+from kept_lines import Line, host_of, kept, taken, write_tables
 
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.compiling import compile_bundle
-from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.loads import measure_loads
 from subtune_deploy.measure import ADAPTIVE, Engines, Protocol, fresh_batches
@@ -52,10 +49,7 @@ RACE = Protocol(seconds=4.0, precision=0.005)
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
-@click.option("--fork", "forks", multiple=True, type=click.Choice(FORKS), default=FORKS)
-@click.option("--tasks", "counts", multiple=True, type=click.IntRange(1), default=COUNTS, help="K")
-@click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), default=TARGETS)
+@cell_options(TARGETS, COUNTS)
 @click.option(
     "--batch", "sizes", multiple=True, type=click.IntRange(1), default=(1,), help="Pictures per call."
 )
@@ -87,7 +81,7 @@ def lines() -> list[Line]:
 
 
 def cell(line: Line) -> tuple[Key, int]:
-    return Key(line["model"], line["fork"], line["tasks"], line["target"]), line["batch"]
+    return Key.of(line), line["batch"]
 
 
 def measured(key: Key, batch: int, protocol: Protocol) -> Line:
@@ -96,29 +90,17 @@ def measured(key: Key, batch: int, protocol: Protocol) -> Line:
         bundles, found = _bundles(key, batch, Path(scratch))
 
         def load() -> Engines:
-            engines = {BASE: load_engine(bundles[ALWAYS], key.group, "base")}
-            return engines | {name: load_engine(each, key.group, "graph") for name, each in bundles.items()}
+            engines = {BASE: load_engine(bundles[ALWAYS], key.target, "base")}
+            return engines | {name: load_engine(each, key.target, "graph") for name, each in bundles.items()}
 
-        host = describe()
         batches = fresh_batches(bundles[ALWAYS].manifest.input, batch)
-        with watch() as seen:
-            judged = measure_loads(load, batches, protocol)
-    return {
-        **key.named,
-        "batch": batch,
-        **found,
-        "samples": {name: [round(each, 9) for each in taken] for name, taken in judged.samples.items()},
-        "loads": judged.loads,
-        "settled": judged.settled,
-        "protocol": asdict(protocol),
-        "warnings": noise_warnings(host, judged.samples[BASE], seen.conditions),
-        "host": host,
-    }
+        judged = taken(lambda: measure_loads(load, batches, protocol))
+    return {**key.named, "batch": batch, **found, **judged}
 
 
 def _bundles(key: Key, batch: int, folder: Path) -> tuple[dict[str, Bundle], Line]:
     """Compiled in each way; where the exported plan is kept, the search's engine is that of always merging."""
-    backbone, tasks, target = backbone_of(key.model), tasks_of(key), load_target(key.group)
+    backbone, tasks, target = backbone_of(key.model), tasks_of(key), load_target(key.target)
     made = {
         name: build(backbone, tasks, folder / name, BuildOptions(batch, name), sources=False)  # type: ignore[arg-type]
         for name in (ALWAYS, NEVER)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import click
+from cells import backbone_of, tasks_of
 from kept_lines import Line
-from peers import backbone_of, tasks_of
 from plans import RESULTS, cell, lines
 from predictions import MEASURED, SWEEPS
 
@@ -59,7 +59,7 @@ def main() -> None:
 def asked(line: Line) -> Iterator[Asked]:
     """Of all ways to pack that a search measured."""
     key, _ = cell(line)
-    predictor, tasks = fitted(key.model, key.group), tasks_of(key)
+    predictor, tasks = fitted(key.model, key.target), tasks_of(key)
     backbone = predictor.costing.backbone
     exported, compare = plan_as(backbone, tasks, "always", (), ()), predictor.of_plans(tasks)
     measured = {each["name"]: each["ratio"] for each in line["tried"] if each["against"] == "as exported"}

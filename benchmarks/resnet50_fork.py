@@ -15,22 +15,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subtune_deploy.backbone import trace
+from cells import backbone_of, tasks_on
+
 from subtune_deploy.backends.base import Engine
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.conditions import noise_warnings
 from subtune_deploy.environment import describe
 from subtune_deploy.measure import Protocol, Samples, Several, fresh_batches, measure
-from subtune_deploy.models import load_model
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.stats import median, paired_ratio
 from subtune_deploy.targets import load_target
-from subtune_deploy.tasks import candidate_task
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("cpu", "openvino-cpu")
-FORK = (13, 14)
+FORK = "13-14"
 VARIANTS = {
     "1 task": (1, BuildOptions()),
     "1 task, not merged": (1, BuildOptions(merge="never")),
@@ -43,12 +42,13 @@ VARIANTS = {
 def main() -> None:
     """Build, measure, write."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 120.0
-    backbone = trace(load_model("resnet50"))
+    backbone = backbone_of("resnet50")
     with tempfile.TemporaryDirectory() as scratch:
         bundles = {}
         for name, (count, options) in VARIANTS.items():
-            tasks = [candidate_task(backbone, f"task{i}", FORK, seed=i) for i in range(1, count + 1)]
-            bundle = build(backbone, tasks, Path(scratch, name.replace(" ", "_")), options)
+            bundle = build(
+                backbone, tasks_on(backbone, FORK, count), Path(scratch, name.replace(" ", "_")), options
+            )
             for target in TARGETS:
                 bundle = compile_bundle(bundle, load_target(target))
             bundles[name] = bundle
@@ -58,7 +58,7 @@ def main() -> None:
             print(f"warning: {warning}", flush=True)
         samples = {target: timed(bundles, target, seconds) for target in TARGETS}
     RESULTS.mkdir(exist_ok=True)
-    document = {"command": " ".join(sys.argv), "unit": "s", "fork": "13-14", "host": host, "samples": samples}
+    document = {"command": " ".join(sys.argv), "unit": "s", "fork": FORK, "host": host, "samples": samples}
     (RESULTS / "resnet50_fork.json").write_text(json.dumps(document) + "\n")
     table = "\n".join(lines(samples)) + "\n"
     (RESULTS / "resnet50_fork.md").write_text(table)

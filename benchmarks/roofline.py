@@ -5,7 +5,7 @@
 The bound of a graph is the sum over its operators of the longer of multiply-adds over the peak rate and bytes over the
 bandwidth. Both ceilings are measured in the run that measures the engines, right after them, since a large copy empties
 the caches: a large product of matrices in the same backend and precision, and that copy. What tasks add is told over
-what they add to the bound, and relative to how far the base itself is from its own. The cells are those of `peers.py`;
+what they add to the bound, and relative to how far the base itself is from its own. The cells are those of `cells.py`;
 each tells its own host. Finished lines of benchmarks/results/roofline.jsonl are kept, with raw samples and the
 operators' sums; the tables are roofline.md beside it, --tables makes them anew.
 """
@@ -17,7 +17,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from kept_lines import Line, kept, write_tables
+from cells import Key, backbone_of, cell_options, release, tasks_of
+from kept_lines import Line, kept, taken, write_tables
 from made_graphs import constant, entry, noise, open_graph
-from peer_engines import release
-from peers import COUNTS, FORKS, MODELS, Key, backbone_of, tasks_of
 from roofline_tables import (
     COPIED,
     COPY,
@@ -40,7 +40,6 @@ from roofline_tables import (
     TASKS,
     WEIGHTED,
     Sums,
-    key_of,
     summary,
     told,
 )
@@ -49,8 +48,7 @@ from subtune_deploy.backends.base import Batch, Engine, Shape
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle
 from subtune_deploy.compiling import check_engine, make_engine
-from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe, usable_cores
+from subtune_deploy.environment import usable_cores
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.runtime import open_engine
@@ -65,10 +63,7 @@ RESULTS = Path(__file__).parent / "results" / "roofline.jsonl"
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
-@click.option("--fork", "forks", multiple=True, type=click.Choice(FORKS), default=FORKS)
-@click.option("--tasks", "counts", multiple=True, type=click.IntRange(1), default=COUNTS, help="K")
-@click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), default=TARGETS)
+@cell_options(TARGETS)
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=6.0, help="Each engine's cell.")
 @click.option("--minutes", type=click.FloatRange(0), default=240.0, help="No graph begins later.")
 @click.option("--tables", is_flag=True, help="Measure nothing.")
@@ -80,7 +75,7 @@ def main(
     drop_torn_line(RESULTS)
     start = time.monotonic()
     for model, fork, count in () if tables else product(models, forks, counts):
-        known = set(map(key_of, kept(RESULTS)))
+        known = set(map(Key.of, kept(RESULTS)))
         missing = [key for each in targets if (key := Key(model, fork, count, each)) not in known]
         if time.monotonic() - start > 60 * minutes:
             click.echo("the time is up", err=True)
@@ -103,18 +98,16 @@ def measured(keys: Sequence[Key], protocol: Protocol) -> Iterator[Line]:
         place = Path(folder)
         bundle, sums = _built(keys[0], place / "bundle")
         for key in keys:
-            engines, limits = _networks(bundle, place, key.group), ceilings(place, key.group)
-            host, batches = describe(), fresh_batches(bundle.manifest.input, 1)
-            with watch() as seen:
-                found = measure(engines, batches, protocol).samples
-                found = {**found, **measure(limits, batches, LIMITS).samples}
+            engines, limits = _networks(bundle, place, key.target), ceilings(place, key.target)
+            batches = fresh_batches(bundle.manifest.input, 1)
+            found = taken(partial(measure, engines, batches, protocol))
+            ceiling = taken(partial(measure, limits, batches, LIMITS))
             yield {
                 **key.named,
                 "sums": sums,
-                "samples": {name: [round(each, 9) for each in taken] for name, taken in found.items()},
-                "protocol": asdict(protocol),
-                "warnings": noise_warnings(host, found[BASE], seen.conditions),
-                "host": host,
+                **found,
+                "samples": found["samples"] | ceiling["samples"],
+                "warnings": found["warnings"] + ceiling["warnings"],
             }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from cells import MODELS, Key
 from kept_lines import Line, host_of
-from peers import MODELS, Key
 
 from subtune_deploy.cost_model import BYTES
 from subtune_deploy.result_tables import markdown
@@ -33,10 +33,6 @@ Sums = Sequence[tuple[int, int, int]]
 """Multiply-adds and elements of an operator, and of how many operators."""
 
 
-def key_of(line: Line) -> Key:
-    return Key(line["model"], line["fork"], line["tasks"], line["target"])
-
-
 @dataclass(frozen=True)
 class Distance:
     """Of a cell. `base`, `graph`: latency over its bound; `tasks`: what they add, over what they add to the bound.
@@ -56,9 +52,9 @@ class Distance:
 
 def distance(line: Line, doubt: float = 1.0) -> Distance:
     """With a bandwidth of `doubt` times the copy's."""
-    key, taken = key_of(line), line["samples"]
+    key, taken = Key.of(line), line["samples"]
     rate, bandwidth = rates(taken)
-    elements = doubt * bandwidth / BYTES[load_target(key.group).precision]
+    elements = doubt * bandwidth / BYTES[load_target(key.target).precision]
     base, graph = (bound(line["sums"][each], rate, elements) for each in (BASE, TASKS))
     alone, ratio = median(taken[BASE]), paired_ratio(taken[BASE], taken[TASKS]).value
     added = alone * (ratio - 1) / (graph - base)
@@ -141,7 +137,7 @@ def _spread(lines: Sequence[Line]) -> Iterator[Sequence[str]]:
 
 
 def _cells(lines: Sequence[Line]) -> Iterator[Sequence[str]]:
-    for line in sorted(lines, key=key_of):
+    for line in sorted(lines, key=Key.of):
         each = distance(line)
         numbers = (each.base, each.graph, each.tasks, each.relative)
         yield str(each.key), *(f"{n:.2f}" for n in numbers), host_of(line)

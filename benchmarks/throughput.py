@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from cells import backbone_of, tasks_on
 from kept_lines import Line, check_host, kept, write_tables
 
-from subtune_deploy.backbone import trace
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle
 from subtune_deploy.compiling import compile_bundle
@@ -27,14 +27,12 @@ from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.environment import describe
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Several, fresh_batches
-from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.runtime import load_streams
-from subtune_deploy.spec import BASE, parse_layers
+from subtune_deploy.spec import BASE
 from subtune_deploy.stats import Ratio, median_over_loads, percentile, ratio_over_loads
 from subtune_deploy.streams import Crowd, measure_streams
 from subtune_deploy.targets import load_target
-from subtune_deploy.tasks import candidate_task
 from subtune_deploy.throughput import BUFFERS, SIZES
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
@@ -90,9 +88,8 @@ def missing(case: str, target: str, wanted: Iterator[tuple[int, int]]) -> list[P
 def measured(case: str, points: dict[str, list[Point]], seconds: float) -> Iterator[Line]:
     """A line for each point of each target."""
     model, fork = CASES[case]
-    backbone = trace(load_model(model))
-    layers = parse_layers(fork, len(backbone.blocks))
-    tasks = [candidate_task(backbone, f"task{n}", layers, seed=n) for n in range(1, TASKS + 1)]
+    backbone = backbone_of(model)
+    tasks = tasks_on(backbone, fork, TASKS)
     with tempfile.TemporaryDirectory() as scratch:
         bundles = {
             name: build(backbone, tasks, Path(scratch) / way, BuildOptions(None, way), sources=False)

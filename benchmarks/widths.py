@@ -15,19 +15,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
 import onnx_ir as ir
-from kept_lines import Line, host_of, kept, write_tables
+from kept_lines import Line, host_of, kept, taken, write_tables
 from made_graphs import constant, entry, noise, open_graph
 from onnx_ir.tape import Tape
 
 from subtune_deploy.backends.base import Engine
-from subtune_deploy.conditions import noise_warnings, watch
-from subtune_deploy.environment import describe
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.result_tables import markdown
@@ -70,17 +67,8 @@ def measured(network: str, target: str, protocol: Protocol) -> Line:
     shape, _ = NETWORKS[network]
     with tempfile.TemporaryDirectory() as folder:
         engines = {str(width): engine(Path(folder) / str(width), network, width, target) for width in WIDTHS}
-        host, batches = describe(), fresh_batches(InputSpec(shape), 1)
-        with watch() as seen:
-            found = measure(engines, batches, protocol).samples
-    return {
-        "network": network,
-        "target": target,
-        "samples": {name: [round(each, 9) for each in taken] for name, taken in found.items()},
-        "protocol": asdict(protocol),
-        "warnings": noise_warnings(host, found[str(WIDTHS[-1])], seen.conditions),
-        "host": host,
-    }
+        batches = fresh_batches(InputSpec(shape), 1)
+        return {"network": network, "target": target, **taken(lambda: measure(engines, batches, protocol))}
 
 
 def engine(folder: Path, network: str, width: int, target: str) -> Engine:
