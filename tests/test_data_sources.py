@@ -122,6 +122,23 @@ def test_of_test_and_val_the_test_is_taken(tmp_path: Path) -> None:
     assert {Path(str(file)).parts[-3] for file in load_data(str(tmp_path)).test.pictures} == {"test"}
 
 
+def test_a_folder_beside_train_and_test_is_not_taken_for_a_class(tmp_path: Path) -> None:
+    write_album(tmp_path, {"Train/cat": 2, "Train/dog": 2, "test/cat": 2, "test/dog": 2, "unlabelled": 2})
+    with pytest.raises(InputError, match="holds Train and test beside unlabelled, ") as caught:
+        load_data(str(tmp_path))
+    one_line(caught)
+    assert caught.value.hint.startswith(
+        "move all other folders out of it; where Train and test are classes, "
+    )
+    (tmp_path / "unlabelled").rename(tmp_path / ".unlabelled")
+    assert load_data(str(tmp_path)).train.classes == ("cat", "dog")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_album(tmp_path, {"car": 2, "train": 2})
+    assert load_data(str(tmp_path)).train.classes == ("car", "train")
+
+
 def test_classes_of_testing_must_be_those_of_training(tmp_path: Path) -> None:
     write_album(tmp_path / "train", {"cat": 2, "dog": 2})
     write_album(tmp_path / "test", {"cat": 1, "horse": 1})

@@ -190,15 +190,23 @@ def _folder(path: Path) -> Pool:
 def _parts(path: Path) -> list[Path]:
     """The folder itself, or those in it for training and for testing."""
     names = {name.lower(): name for name in _subfolders(path)}
-    if not names or not names.keys() <= {*TRAINING, *TESTING}:
-        return [path]
-    found = [next((names[each] for each in wanted if each in names), None) for wanted in (TRAINING, TESTING)]
-    if found[0] is None or found[1] is None:
+    training, testing = (
+        next((names[each] for each in wanted if each in names), None) for wanted in (TRAINING, TESTING)
+    )
+    others = [name for lower, name in names.items() if lower not in {*TRAINING, *TESTING}]
+    if training and testing and others:
+        raise InputError(
+            f"{path} holds {training} and {testing} beside {', '.join(others)}, so it is unclear which are classes",
+            f"move all other folders out of it; where {training} and {testing} are classes, give them other names",
+        )
+    if training and testing:
+        return [path / training, path / testing]
+    if names and not others:
         raise InputError(
             f"the folders in {path} are {', '.join(sorted(names.values()))}, which are no classes",
             f"give {path / min(names.values())}, or have train and test in it",
         )
-    return [path / found[0], path / found[1]]
+    return [path]
 
 
 def _class_folders(path: Path) -> tuple[str, ...]:
