@@ -219,6 +219,27 @@ def test_a_fork_that_diverges_fails_alone(network: Backbone) -> None:
     assert "--lr" in caught.value.hint
 
 
+EMPTIED = Fork((1, 2, 3, 4), prune=Pruning(0.7, "global", round_to=1, when="after"))
+"""At a high rate some layer's channels all come to be among the lightest, for some seeds."""
+
+
+def test_a_fork_that_cannot_be_thinned_after_training_fails_alone(network: Backbone, tmp_path: Path) -> None:
+    configs = [replace(QUICK, lr=0.3, seed=seed) for seed in range(9)]
+    config = next(each for each in configs if together(network, (EMPTIED,), each)[0].failure)
+    forks, keep = (Fork((2,)), EMPTIED, AFTER), tmp_path / "forks.partial"
+    found = together(network, forks, config)
+    assert found[1].failure.startswith("pruning after training failed: pruning would empty blocks.")
+    assert "; give a smaller ratio" in found[1].failure
+    assert (found[1].history, found[1].task.versions) == ((), {})
+    for place in (0, 2):
+        alike(found[place], together(network, (forks[place],), config)[0])
+    interrupted_after(3, network, forks, keep, config)
+    again = together(network, forks, config, keep=keep)
+    assert [each.failure for each in again] == [each.failure for each in found]
+    with pytest.raises(CheckFailed, match="pruning after training failed"):
+        tune(network, "task", TRAIN, TEST, EMPTIED, config)
+
+
 def test_when_all_have_diverged_no_more_batches_are_prepared(network: Backbone, tmp_path: Path) -> None:
     told: list[tuple[str, float, float]] = []
     config = replace(QUICK, epochs=50, probe_lr=1e30)

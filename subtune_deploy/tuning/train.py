@@ -75,7 +75,7 @@ def tune(
     """Train `fork` on `train`, count what is right on `test`.
 
     What else is given, and the errors, are those of `train_together`; besides TaskError (name), and CheckFailed
-    where the training diverged or memory ran out.
+    where the training diverged, could not be thinned after it, or memory ran out.
     """
     check_task_name(name)
     (tuned,) = train_together(backbone, [fork], train, test, config, keep=keep, progress=progress, say=say)
@@ -103,7 +103,8 @@ def train_together(
     out, fewer train at a time, which `say` hears.
 
     Raises LayersError, InputError (data; a file `keep` of another training), Unavailable (no GPU), PictureError, and
-    what `pruning.prune` does. A fork that diverges is told in its result; the others go on.
+    what `pruning.prune` does. A fork that diverges, or whose trained weights cannot be thinned, is told in its result;
+    the others go on.
     """
     config = config or TrainConfig()
     check_data(train, test)
