@@ -62,6 +62,13 @@ def test_more_digits_than_there_are_is_an_error() -> None:
         load_data("digits", train=4000, test=1010)
 
 
+def test_fewer_digits_than_classes_are_told_as_such() -> None:
+    with pytest.raises(
+        InputError, match="5 pictures to test on are wanted of sklearn-digits, which has 10 classes"
+    ):
+        load_data("sklearn-digits", train=60, test=5)
+
+
 def test_scikit_learns_digits_use_the_whole_range_of_grey() -> None:
     data = load_data("sklearn-digits")
     assert len(data.train) + len(data.test) == 1797

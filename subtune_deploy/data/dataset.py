@@ -216,19 +216,20 @@ def split(
 
     `train` and `test` are numbers of pictures, spread evenly over the classes; by default a fifth of each class
     is for testing and the rest for training. A `seed` tests on the same pictures whatever `train` is.
-    Raises InputError that names `source` and a class that has too few.
+    Raises InputError that names `source`: a number that does not reach every class, or a class that has too few.
     """
     check_classes(source, data.classes)
+    _check_reach(source, data.classes, {"train": train, "test": test})
     random = generator(seed)
     chosen: tuple[list[Labels], list[Labels]] = ([], [])
     for label, name in enumerate(data.classes):
         members = random.permutation(np.flatnonzero(data.labels == label))
         for_test = _share(test, label, data) if test is not None else max(1, round(HELD_OUT * len(members)))
         for_train = _share(train, label, data) if train is not None else len(members) - for_test
-        if min(for_train, for_test) < 1 or for_train + for_test > len(members):
+        if for_train < 1 or for_train + for_test > len(members):
             raise InputError(
                 f"class {name!r} of {source} has {len(members)} readable pictures where "
-                f"{max(1, for_train)} are wanted for training and {max(1, for_test)} for testing",
+                f"{max(1, for_train)} are wanted for training and {for_test} for testing",
                 too_few(skipped),
             )
         chosen[0].append(members[for_test : for_test + for_train])
@@ -255,6 +256,15 @@ def too_few(skipped: tuple[str, ...]) -> str:
     if skipped:
         return f"{len(skipped)} were skipped: {skipped[0]}"
     return "give more pictures, or ask for fewer"
+
+
+def _check_reach(source: str, classes: tuple[str, ...], wanted: dict[str, int | None]) -> None:
+    for what, count in wanted.items():
+        if count is not None and count < len(classes):
+            raise InputError(
+                f"{count} pictures to {what} on are wanted of {source}, which has {len(classes)} classes",
+                f"ask for {len(classes)} or more, one of each class at least",
+            )
 
 
 def _share(wanted: int, label: int, data: Dataset) -> int:
