@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.augment import prepare_batch
+from subtune_deploy.data.dataset import Dataset, subset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError, Unavailable
 from subtune_deploy.models import Model
 from subtune_deploy.spec import InputSpec, Pruning
@@ -183,6 +184,20 @@ def test_unknown_blocks_and_devices_are_refused_before_anything_is_trained(netwo
         with pytest.raises(Unavailable, match="there is no GPU"):
             together(network, (Fork(),), replace(QUICK, device="cuda"))
     assert told == []
+
+
+def test_pictures_of_one_class_are_refused_however_many_are_named(network: Backbone) -> None:
+    with pytest.raises(InputError, match="all pictures to train on are of one class, 'b'"):
+        train_together(network, (Fork(),), of_class(TRAIN, 1), of_class(TEST, 1), QUICK)
+
+
+def test_a_few_pictures_may_by_chance_be_of_one_class(network: Backbone) -> None:
+    (tuned,) = train_together(network, (Fork(),), of_class(TRAIN, 1), TEST, QUICK)
+    assert (tuned.failure, tuned.accuracy) == ("", pytest.approx(1 / 3))
+
+
+def of_class(data: Dataset, label: int) -> Dataset:
+    return subset(data, np.flatnonzero(data.labels == label))
 
 
 def test_what_cannot_be_pruned_afterwards_is_refused_before_anything_is_trained(network: Backbone) -> None:
