@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pictures import noise, write_album, write_picture
+from tiny_pictures import damaged_avif, needs_avif, noise, write_album, write_picture
 
 from subtune_deploy.data.corruptions import corrupt
 from subtune_deploy.data.dataset import Data
@@ -168,6 +168,14 @@ def test_a_truncated_jpeg_is_found_without_decoding_all_of_it(album: Path) -> No
     data = load_data(str(album))
     assert len(data.train) + len(data.test) == 21
     assert [Path(line.split(" is ")[0]).name for line in data.skipped] == ["cut.jpg"]
+
+
+@needs_avif
+def test_a_damaged_avif_is_left_out_and_named(album: Path) -> None:
+    (album / "cat" / "0.avif").write_bytes(damaged_avif())
+    data = load_data(str(album))
+    assert len(data.train) + len(data.test) == 20
+    assert [Path(line.split(" is ")[0]).name for line in data.skipped] == ["0.avif"]
 
 
 def test_where_nothing_of_a_class_can_be_read_the_error_names_what_was_skipped(tmp_path: Path) -> None:
