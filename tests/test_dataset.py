@@ -125,6 +125,9 @@ def test_vtab_trains_on_1000_and_tests_on_all() -> None:
     small = vtab(data, seed=3)
     assert counts(small.train) == [334, 333, 333]
     assert (small.test, small.skipped) == (data.test, data.skipped)
+    assert (
+        vtab(small, seed=4).train.fingerprint() == small.train.fingerprint()
+    )  # what was chosen elsewhere stays
     with pytest.raises(InputError, match="1000 pictures are wanted of 9"):
         vtab(Data(arrays(5, 4), data.test), seed=0)
 
