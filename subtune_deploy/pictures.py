@@ -31,6 +31,7 @@ _DAMAGED = (
     SyntaxError,
     EOFError,
     OverflowError,
+    RuntimeError,  # of the one for AVIF
     struct.error,
 )
 

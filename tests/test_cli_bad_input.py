@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_cli import PHOTOGRAPH, cli, tuned, write_network
+from tiny_pictures import damaged_avif, needs_avif
 from torch import Tensor
 
 from subtune_deploy.bundle import open_bundle, save_manifest
@@ -257,6 +258,16 @@ def test_bad_input_is_told_in_two_lines(
     assert error in found[0]
     assert hint in found[1]
     assert tree(inputs, here) == before
+
+
+@needs_avif
+def test_a_damaged_avif_is_told_in_two_lines(
+    inputs: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "a.avif").write_bytes(damaged_avif())
+    error, hint = lines_of(capfd, "run", inputs / "bundle", PHOTOGRAPH, "a.avif")
+    assert "a.avif is truncated or damaged" in error
+    assert "JPEG" in hint
 
 
 @pytest.mark.parametrize("file", ["trap.pt", "trap.pkl"])

@@ -175,6 +175,16 @@ def test_without_matplotlib_the_numbers_are_kept(
     assert not (here / "a.svg").exists()
 
 
+def test_a_list_says_which_pictures_are_trained_on(place: Path, here: Path) -> None:
+    (here / "some.txt").write_text("0 1 2 12 13 14")
+    ran = learn(place, "profile", "--layers", 4, "--seeds", 1, "--train", "some.txt", "-o", "a")
+    assert ran.status == 0, ran.err
+    assert (read_profile(here / "a.json").data["train"], read_profile(here / "a.json").data["test"]) == (
+        6,
+        18,
+    )
+
+
 # greedy
 
 
@@ -327,6 +337,8 @@ CASES = {
     "an unknown corruption": (f"{PROFILE} --data {{s}} --corruption fgo:5", "fgo", "fog"),
     "a severity beyond five": (f"{PROFILE} --data {{s}} --corruption fog:6", "6", "5"),
     "more examples than there are": (f"{PROFILE} --data {{s}} --examples 900", "900 pictures are wanted", "ask for"),
+    "one picture to train on": (f"{PROFILE} --data {{s}} --train 1", "'--train': 1 is not in the range", "--help"),
+    "a list that is not there": (f"{PROFILE} --data {{s}} --train none.txt", "there is no file none.txt", "a number"),
     "a span beyond the blocks": (f"{PROFILE} --data {{s}} --span 5", "span '5' does not fit 4 blocks", "--span 1-3"),
     "blocks beyond the last": (f"{PROFILE} --data {{s}} --layers 5", "outside 1..4", "1 to 4"),
     "a ratio of one": (f"{PROFILE} --data {{s}} --layers 2 --prune 1.0", "not between 0 and 1", "0.5"),

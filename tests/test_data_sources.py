@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pictures import noise, write_album, write_picture
+from tiny_pictures import damaged_avif, needs_avif, noise, write_album, write_picture
 
 from subtune_deploy.data.corruptions import corrupt
 from subtune_deploy.data.dataset import Data
@@ -60,6 +60,13 @@ def test_a_seed_decides_which_digits_and_more_training_leaves_the_test_alone(som
 def test_more_digits_than_there_are_is_an_error() -> None:
     with pytest.raises(InputError, match=r"class '0' of digits has 500 readable pictures where 400 .* 101"):
         load_data("digits", train=4000, test=1010)
+
+
+def test_fewer_digits_than_classes_are_told_as_such() -> None:
+    with pytest.raises(
+        InputError, match="5 pictures to test on are wanted of sklearn-digits, which has 10 classes"
+    ):
+        load_data("sklearn-digits", train=60, test=5)
 
 
 def test_scikit_learns_digits_use_the_whole_range_of_grey() -> None:
@@ -122,6 +129,23 @@ def test_of_test_and_val_the_test_is_taken(tmp_path: Path) -> None:
     assert {Path(str(file)).parts[-3] for file in load_data(str(tmp_path)).test.pictures} == {"test"}
 
 
+def test_a_folder_beside_train_and_test_is_not_taken_for_a_class(tmp_path: Path) -> None:
+    write_album(tmp_path, {"Train/cat": 2, "Train/dog": 2, "test/cat": 2, "test/dog": 2, "unlabelled": 2})
+    with pytest.raises(InputError, match="holds Train and test beside unlabelled, ") as caught:
+        load_data(str(tmp_path))
+    one_line(caught)
+    assert caught.value.hint.startswith(
+        "move all other folders out of it; where Train and test are classes, "
+    )
+    (tmp_path / "unlabelled").rename(tmp_path / ".unlabelled")
+    assert load_data(str(tmp_path)).train.classes == ("cat", "dog")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_album(tmp_path, {"car": 2, "train": 2})
+    assert load_data(str(tmp_path)).train.classes == ("car", "train")
+
+
 def test_classes_of_testing_must_be_those_of_training(tmp_path: Path) -> None:
     write_album(tmp_path / "train", {"cat": 2, "dog": 2})
     write_album(tmp_path / "test", {"cat": 1, "horse": 1})
@@ -144,6 +168,14 @@ def test_a_truncated_jpeg_is_found_without_decoding_all_of_it(album: Path) -> No
     data = load_data(str(album))
     assert len(data.train) + len(data.test) == 21
     assert [Path(line.split(" is ")[0]).name for line in data.skipped] == ["cut.jpg"]
+
+
+@needs_avif
+def test_a_damaged_avif_is_left_out_and_named(album: Path) -> None:
+    (album / "cat" / "0.avif").write_bytes(damaged_avif())
+    data = load_data(str(album))
+    assert len(data.train) + len(data.test) == 20
+    assert [Path(line.split(" is ")[0]).name for line in data.skipped] == ["0.avif"]
 
 
 def test_where_nothing_of_a_class_can_be_read_the_error_names_what_was_skipped(tmp_path: Path) -> None:
@@ -276,6 +308,79 @@ def test_nothing_pickled_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="is no archive of plain arrays"):
         load_data("data.npz")
     assert not (tmp_path / "harm").exists()
+
+
+# Lists of pictures
+
+
+def test_a_file_lists_the_pictures_to_train_on(tmp_path: Path) -> None:
+    x, y = noise(0, 12, 6, 5), LABELS
+    whole, listing = archive(tmp_path, images=x, labels=y), tmp_path / "some.txt"
+    listing.write_text("7\n0\n4\n")
+    data = load_data(whole, train=listing)
+    assert [*map(_key, data.train.pictures)] == [*map(_key, x[[0, 4, 7]])]
+    assert data.train.labels.tolist() == y[[0, 4, 7]].tolist()
+    assert [*map(_key, data.test.pictures)] == [*map(_key, x[[1, 2, 3, 5, 6, 8, 9, 10, 11]])]
+    assert {*map(_key, load_data(whole, train=listing, test=3).test.pictures)} < {
+        *map(_key, data.test.pictures)
+    }
+    foggy = load_data(whole, corruption="gaussian_noise:1").train
+    same = load_data(whole, train=listing, corruption="gaussian_noise:1").train
+    assert {*map(_key, same.pictures)} & {*map(_key, foggy.pictures)}  # damaged by their places in the source
+
+
+def test_a_list_counts_the_pictures_that_are_for_training(tmp_path: Path) -> None:
+    """Also where these do not have every class, and in what NumPy wrote."""
+    write_album(tmp_path / "test", {"cat": 2, "dog": 2})
+    write_album(tmp_path / "train", {"cat": 3, "dog": 3}, first=50)
+    np.save(tmp_path / "some.npy", np.array([[5], [3]], np.uint16))
+    data = load_data(str(tmp_path), train=tmp_path / "some.npy")
+    assert [Path(str(file)).relative_to(tmp_path).as_posix() for file in data.train.pictures] == [
+        "train/dog/0.png",
+        "train/dog/2.png",
+    ]
+    assert len(data.test) == 4
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("0\n12\n", "lists pictures 0 to 12, where there are 0 to 11"),
+        ("-1 0", "lists pictures -1 to 0, where there are 0 to 11"),
+        ("", "lists pictures none, where"),
+        ("3 1 3", "lists picture 3 twice"),
+        ("0,1", "is no list of pictures: invalid literal"),
+        (f"{10**30}", "is no list of pictures"),
+        ("\n".join(map(str, range(12))), "has no picture to test on"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    source, listing = archive(tmp_path, images=noise(0, 12, 6, 5), labels=LABELS), tmp_path / "some.txt"
+    listing.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_data(source, train=listing)
+    one_line(caught)
+
+
+def test_files_that_are_no_list_are_refused(tmp_path: Path) -> None:
+    source = archive(tmp_path, images=noise(0, 12, 6, 5), labels=LABELS)
+    with pytest.raises(InputError, match=r"there is no file .*none\.txt"):
+        load_data(source, train=tmp_path / "none.txt")
+    for name in ("text.npy", "archive.npy", "bytes.txt"):
+        (tmp_path / name).write_bytes(b"0\n1\n" if name == "text.npy" else Path(source).read_bytes())
+        with pytest.raises(InputError, match="is no list of pictures"):
+            load_data(source, train=tmp_path / name)
+    np.save(tmp_path / "halves.npy", LABELS / 2)
+    with pytest.raises(InputError, match=r"halves.npy is float64 \(12,\)"):
+        load_data(source, train=tmp_path / "halves.npy")
+
+
+def test_a_list_is_refused_where_a_file_that_it_may_have_counted_cannot_be_read(album: Path) -> None:
+    (album / "some.txt").write_text("0 12")
+    assert load_data(str(album), train=album / "some.txt").train.labels.tolist() == [0, 1]
+    (album / "cat" / "0.png").write_text("hello")
+    with pytest.raises(InputError, match=r"of which 1 cannot be read: .*0\.png is not a picture"):
+        load_data(str(album), train=album / "some.txt")
 
 
 # Corruptions

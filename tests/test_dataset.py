@@ -125,6 +125,9 @@ def test_vtab_trains_on_1000_and_tests_on_all() -> None:
     small = vtab(data, seed=3)
     assert counts(small.train) == [334, 333, 333]
     assert (small.test, small.skipped) == (data.test, data.skipped)
+    assert (
+        vtab(small, seed=4).train.fingerprint() == small.train.fingerprint()
+    )  # what was chosen elsewhere stays
     with pytest.raises(InputError, match="1000 pictures are wanted of 9"):
         vtab(Data(arrays(5, 4), data.test), seed=0)
 
@@ -188,6 +191,13 @@ def test_splits_that_cannot_be() -> None:
         split("x", arrays(9, 4), 10, 4, 0)
     with pytest.raises(InputError, match="x has 1 classes where at least 2 are needed"):
         split("x", arrays(9), None, None, 0)
+    for train, test, what in (
+        (60, 2, "2 pictures to test"),
+        (2, 6, "2 pictures to train"),
+    ):
+        with pytest.raises(InputError, match=f"{what} on are wanted of x, which has 3 classes") as caught:
+            split("x", arrays(30, 30, 30), train, test, 0)
+        assert caught.value.hint == "ask for 3 or more, one of each class at least"
     with pytest.raises(InputError, match="class 'b' of x has 0 readable pictures") as caught:
         split("x", arrays(9, 0), None, None, 0, skipped=("b/1.png is not a picture",))
     assert caught.value.hint == "1 were skipped: b/1.png is not a picture"

@@ -131,6 +131,21 @@ def test_cifar_10_c_is_read_as_it_was_published(tmp_path: Path, monkeypatch: pyt
     )  # the worst severity alone
 
 
+def test_a_recipe_takes_the_pictures_that_a_file_lists(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("3\n1\n4\n")
+    given = read_values([f"train={tmp_path / 'some.txt'}"])
+    (run,) = recipe(run=({**tiny(tmp_path), "test": None},)).runs(given=given)
+    data = read_data(run)
+    assert (data.train.labels.tolist(), len(data.test)) == ([1, 1, 0], 21)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in names() if any(run.vtab for run in read_recipe(name).runs())]
+)
+def test_recipes_of_vtab_say_whose_pictures_they_train_on(name: str) -> None:
+    assert any("VTAB's protocol has its own" in line for line in read_recipe(name).differs)
+
+
 def test_runs_leave_documents_tables_and_pictures(tmp_path: Path) -> None:
     common = tiny(tmp_path)
     every = recipe(

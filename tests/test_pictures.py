@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_pictures import damaged_avif, needs_avif
 
 from subtune_deploy.errors import PictureError
 from subtune_deploy.pictures import load_picture, prepare
@@ -20,6 +21,9 @@ from subtune_deploy.spec import InputSpec
 
 PLAIN = InputSpec(shape=(3, 16, 16), mean=(0.0,) * 3, std=(1.0,) * 3, crop=1.0)
 IMAGENET = InputSpec(shape=(3, 32, 32))
+
+
+AVIF = ["AVIF"] if ".avif" in Image.registered_extensions() else []
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -168,6 +172,14 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, content: byte
     assert caught.value.hint
 
 
+@needs_avif
+def test_a_damaged_avif_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.avif").write_bytes(damaged_avif())
+    with pytest.raises(PictureError, match=r"a\.avif is truncated or damaged: Failed to decode") as caught:
+        load_picture(tmp_path / "a.avif", PLAIN)
+    assert "\n" not in caught.value.message
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(PictureError, match="there is no picture"):
@@ -207,7 +219,7 @@ def test_a_spec_that_pictures_cannot_fill_is_refused() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]),
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", *AVIF]),
     place=st.floats(0, 1),
     noise=st.binary(min_size=1, max_size=12),
 )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.augment import prepare_batch
+from subtune_deploy.data.dataset import Dataset, subset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError, Unavailable
 from subtune_deploy.models import Model
 from subtune_deploy.spec import InputSpec, Pruning
@@ -185,6 +186,20 @@ def test_unknown_blocks_and_devices_are_refused_before_anything_is_trained(netwo
     assert told == []
 
 
+def test_pictures_of_one_class_are_refused_however_many_are_named(network: Backbone) -> None:
+    with pytest.raises(InputError, match="all pictures to train on are of one class, 'b'"):
+        train_together(network, (Fork(),), of_class(TRAIN, 1), of_class(TEST, 1), QUICK)
+
+
+def test_a_few_pictures_may_by_chance_be_of_one_class(network: Backbone) -> None:
+    (tuned,) = train_together(network, (Fork(),), of_class(TRAIN, 1), TEST, QUICK)
+    assert (tuned.failure, tuned.accuracy) == ("", pytest.approx(1 / 3))
+
+
+def of_class(data: Dataset, label: int) -> Dataset:
+    return subset(data, np.flatnonzero(data.labels == label))
+
+
 def test_what_cannot_be_pruned_afterwards_is_refused_before_anything_is_trained(network: Backbone) -> None:
     nothing = Fork((3,), prune=Pruning(0.01, when="after"))
     told: list[object] = []
@@ -217,6 +232,27 @@ def test_a_fork_that_diverges_fails_alone(network: Backbone) -> None:
     with pytest.raises(CheckFailed, match="training diverged in epoch ") as caught:
         tune(network, "task", TRAIN, TEST, Fork(), config)
     assert "--lr" in caught.value.hint
+
+
+EMPTIED = Fork((1, 2, 3, 4), prune=Pruning(0.7, "global", round_to=1, when="after"))
+"""At a high rate some layer's channels all come to be among the lightest, for some seeds."""
+
+
+def test_a_fork_that_cannot_be_thinned_after_training_fails_alone(network: Backbone, tmp_path: Path) -> None:
+    configs = [replace(QUICK, lr=0.3, seed=seed) for seed in range(9)]
+    config = next(each for each in configs if together(network, (EMPTIED,), each)[0].failure)
+    forks, keep = (Fork((2,)), EMPTIED, AFTER), tmp_path / "forks.partial"
+    found = together(network, forks, config)
+    assert found[1].failure.startswith("pruning after training failed: pruning would empty blocks.")
+    assert "; give a smaller ratio" in found[1].failure
+    assert (found[1].history, found[1].task.versions) == ((), {})
+    for place in (0, 2):
+        alike(found[place], together(network, (forks[place],), config)[0])
+    interrupted_after(3, network, forks, keep, config)
+    again = together(network, forks, config, keep=keep)
+    assert [each.failure for each in again] == [each.failure for each in found]
+    with pytest.raises(CheckFailed, match="pruning after training failed"):
+        tune(network, "task", TRAIN, TEST, EMPTIED, config)
 
 
 def test_when_all_have_diverged_no_more_batches_are_prepared(network: Backbone, tmp_path: Path) -> None:

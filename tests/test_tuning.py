@@ -244,9 +244,10 @@ def test_bad_requests_are_refused(backbone: Backbone, stripes: Data) -> None:
     other = Dataset(stripes.test.pictures, stripes.test.labels, ("a", "b", "c"))
     with pytest.raises(InputError, match="of 2 and 3 classes"):
         tune(backbone, "a", stripes.train, other, Fork((3,)))
-    one = Dataset(stripes.train.pictures, np.zeros(40, np.int64), ("upright",))
-    with pytest.raises(InputError, match="all pictures are of one class"):
-        tune(backbone, "a", one, one, Fork((3,)))
+    for names, test in ((("upright",), None), (("upright", "level"), stripes.test)):
+        one = Dataset(stripes.train.pictures, np.zeros(40, np.int64), names)
+        with pytest.raises(InputError, match="all pictures to train on are of one class, 'upright'"):
+            tune(backbone, "a", one, test or one, Fork((3,)))
     few = Dataset(stripes.train.pictures[:1], stripes.train.labels[:1], stripes.train.classes)
     with pytest.raises(InputError, match="1 pictures to train on"):
         tune(backbone, "a", few, stripes.test, Fork((3,)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from subtune_deploy.data.dataset import Dataset
@@ -19,6 +21,20 @@ def write_picture(path: Path, seed: int, size: tuple[int, int] = (12, 12)) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noise(seed, size[1], size[0], 3)).save(path)
     return path
+
+
+needs_avif = pytest.mark.skipif(
+    ".avif" not in Image.registered_extensions(), reason="Pillow is built without AVIF here"
+)
+
+
+def damaged_avif() -> bytes:
+    """A file whose header does not say any more where its pixels lie."""
+    stream = io.BytesIO()
+    Image.fromarray(noise(1)).save(stream, "AVIF")
+    whole = stream.getvalue()
+    assert b"iloc" in whole
+    return whole.replace(b"iloc", b"xxxx")
 
 
 def write_album(path: Path, classes: dict[str, int], first: int = 0) -> Path:

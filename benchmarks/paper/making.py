@@ -96,10 +96,11 @@ def _backbone(model: str, weights: str, size: int | None, folder: Path) -> Backb
 
 
 @lru_cache(maxsize=1)
-def _data(source: str, train: int | None, test: int | None, corruption: str | None) -> Data:
+def _data(source: str, train: int | str | None, test: int | None, corruption: str | None) -> Data:
     if source == CIFAR10_C:
         return cifar10_c(str(corruption).partition(":")[0], train, test)
-    return load_data(source, train=train, test=test, corruption=corruption)
+    listed = Path(train) if isinstance(train, str) else train
+    return load_data(source, train=listed, test=test, corruption=corruption)
 
 
 def read_data(run: Run) -> Data:

@@ -60,7 +60,8 @@ class Run:
 
     `forks`: as in --layers, beside those of `span`, `pairs`, `siamese`, `scratch` and pruning (`ratios`); with a
     selection, they are trained beside it, and with `prefixes` also its first block, its first two, and so on.
-    `vtab`: 1,000 training pictures. `probe_lr` "lr": linear probing has the rate of the tuned blocks.
+    `train`: so many pictures, or the file that lists them; `vtab`: 1,000 of them. `probe_lr` "lr": linear probing
+    has the rate of the tuned blocks.
     """
 
     name: str = ""
@@ -71,7 +72,7 @@ class Run:
     data: str = "torchvision:CIFAR10"
     corruption: str | None = None
     vtab: bool = False
-    train: int | None = None
+    train: int | str | None = None
     test: int | None = None
     examples: int | None = None
     seeds: int = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from ..data.dataset import Data
     from ..tuning.settings import Fork
 
+
+def _number_or_file(text: str) -> int | Path:
+    if not re.fullmatch(r"[+-]?\d+", text):
+        return Path(text)
+    return click.IntRange(2).convert(int(text), None, None)
+
+
 data_options = options(
     click.option(
         "--data", "source", required=True, metavar="SOURCE",
@@ -36,7 +44,9 @@ data_options = options(
         "package.module:factory or file.py:factory.",
     ),
     click.option(
-        "--train", type=click.IntRange(2), help="Pictures to train on; default: four fifths, or all that are for it."
+        "--train", type=_number_or_file, metavar="N|FILE",
+        help="Pictures to train on, or a file that lists them by their places in the source, from 0 on; default: four "
+        "fifths, or all that are for it.",
     ),
     click.option(
         "--test", type=click.IntRange(1), help="Pictures held out; default: a fifth, or all that are for it."

@@ -1,4 +1,4 @@
-"""Labelled pictures in a NumPy archive, FILE.npz.
+"""Labelled pictures in a NumPy archive, FILE.npz; and files that list some pictures of a source.
 
 Its arrays are x_train, y_train, x_test and y_test, or images and labels: uint8 (N, H, W) or (N, H, W, 3), RGB, and
 whole numbers (N,). `classes` (C,) may name the classes; otherwise they are called by their numbers.
@@ -66,6 +66,38 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     except _DAMAGED as error:
         raise InputError(
             f"{path} is no archive of plain arrays: {error}", "write it with numpy.savez_compressed"
+        ) from error
+
+
+def read_places(path: Path, count: int) -> Labels:
+    """Which of `count` pictures the file lists, in order: a whole number a line, or (N,) of them as .npy, from 0 on.
+
+    Raises InputError: no such file, something else in it, a place twice or beyond the last picture.
+    """
+    found = np.sort(_numbers(path))
+    if not len(found) or found[0] < 0 or found[-1] >= count:
+        told = f"{found[0]} to {found[-1]}" if len(found) else "none"
+        raise InputError(
+            f"{path} lists pictures {told}, where there are 0 to {count - 1}", "count them from 0 on"
+        )
+    if len(twice := found[1:][found[1:] == found[:-1]]):
+        raise InputError(f"{path} lists picture {twice[0]} twice", "list each once")
+    return found
+
+
+def _numbers(path: Path) -> Labels:
+    try:
+        if path.suffix.lower() == ".npy":
+            return _as_labels(np.array(np.lib.format.open_memmap(path, mode="r")), str(path))
+        return np.array([int(word) for word in path.read_text("utf-8-sig").split()], np.int64)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there is no file {path}", "check the path, or give a number of pictures"
+        ) from error
+    except (*_DAMAGED, OverflowError) as error:
+        raise InputError(
+            f"{path} is no list of pictures: {error}",
+            "give a whole number a line, or write it with numpy.save",
         ) from error
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..errors import InputError, PictureError, Unavailable
 from ..pictures import as_image, check_picture
-from .archives import read_archive
+from .archives import read_archive, read_places
 from .corruptions import corrupt, parse_corruption
 from .dataset import (
     Data,
@@ -50,7 +50,7 @@ HINT = "give digits, sklearn-digits, a folder of class folders, FILE.npz, torchv
 def load_data(
     source: str,
     *,
-    train: int | None = None,
+    train: int | Path | None = None,
     test: int | None = None,
     seed: int = 0,
     corruption: str | None = None,
@@ -59,7 +59,9 @@ def load_data(
 
     `train` and `test` are numbers of pictures, spread evenly over the classes. By default it is what the source
     says, or a fifth of each class for testing and the rest for training; then a `seed` tests on the same pictures
-    whatever `train` is. `corruption`, as in `fog:5`, damages every one of them, differently.
+    whatever `train` is. `train` may be a file that lists places among the pictures for training (`read_places`);
+    where the source has none for testing, those are all others. `corruption`, as in `fog:5`, damages every one of
+    them, differently.
 
     `source`: `digits` (5,000 of MNIST), `sklearn-digits` (1,797 of 8x8 pixels), a folder with a folder of pictures
     per class, or with train/ and test/ (or val/) of such, FILE.npz (x_train, y_train, x_test, y_test, or images
@@ -67,12 +69,15 @@ def load_data(
     ~/.cache/subtune-deploy/data, downloaded if it is not there), `package.module:factory` or `file.py:factory`.
 
     Raises InputError (no such source, fewer than two classes, too few pictures, labels that do not fit,
-    a seed below 0, an unknown corruption), Unavailable (a package, or a data set that cannot be downloaded).
+    a seed below 0, an unknown corruption, a list that does not fit), Unavailable (a package, or a data set that
+    cannot be downloaded).
     """
     damage = parse_corruption(corruption) if corruption is not None else None
     pool = _pool(source)
     check_classes(source, pool.data.classes)
-    if pool.testing is None:
+    if isinstance(train, Path):
+        chosen = _as_listed(source, pool, train, test, seed)
+    elif pool.testing is None:
         chosen = split(source, pool.data, train, test, seed, pool.skipped)
     else:
         chosen = _as_given(source, pool, train, test, seed)
@@ -104,15 +109,38 @@ def _as_given(
 ) -> tuple[Labels, Labels]:
     """Indices of the pictures meant for training and for testing, or of so many of them."""
     assert pool.testing is not None
-    found: list[Labels] = []
-    for wanted, members in ((train, np.flatnonzero(~pool.testing)), (test, np.flatnonzero(pool.testing))):
-        part = subset(pool.data, members)
-        found.append(members if wanted is None else members[drawn(part, wanted, seed)])
+    found = [
+        _some(pool, np.flatnonzero(~pool.testing), train, seed),
+        _some(pool, np.flatnonzero(pool.testing), test, seed),
+    ]
     missing = set(range(len(pool.data.classes))) - set(pool.data.labels[found[0]].tolist())
     if missing or not len(found[1]):
         what = f"of class {pool.data.classes[min(missing)]!r} to train on" if missing else "to test on"
         raise InputError(f"{source} has no readable picture {what}", too_few(pool.skipped))
     return found[0], found[1]
+
+
+def _as_listed(source: str, pool: Pool, listing: Path, test: int | None, seed: int) -> tuple[Labels, Labels]:
+    """Indices of the pictures that the file lists, and of those for testing: the source's own, or all others."""
+    if pool.skipped:
+        raise InputError(
+            f"{listing} counts pictures of {source}, of which {len(pool.skipped)} cannot be read: {pool.skipped[0]}",
+            "mend these files, or take them out and count anew",
+        )
+    whole = np.arange(len(pool.data))
+    members = whole if pool.testing is None else whole[~pool.testing]
+    listed = members[read_places(listing, len(members))]
+    others = np.setdiff1d(whole, listed if pool.testing is None else members)
+    if not len(others):
+        raise InputError(
+            f"beside those that {listing} lists, {source} has no picture to test on", "list fewer of them"
+        )
+    return listed, _some(pool, others, test, seed)
+
+
+def _some(pool: Pool, members: Labels, wanted: int | None, seed: int) -> Labels:
+    """So many of these indices, or all."""
+    return members if wanted is None else members[drawn(subset(pool.data, members), wanted, seed)]
 
 
 def _corrupted(data: Dataset, indices: Labels, name: str, severity: int, seed: int) -> Dataset:
@@ -190,15 +218,23 @@ def _folder(path: Path) -> Pool:
 def _parts(path: Path) -> list[Path]:
     """The folder itself, or those in it for training and for testing."""
     names = {name.lower(): name for name in _subfolders(path)}
-    if not names or not names.keys() <= {*TRAINING, *TESTING}:
-        return [path]
-    found = [next((names[each] for each in wanted if each in names), None) for wanted in (TRAINING, TESTING)]
-    if found[0] is None or found[1] is None:
+    training, testing = (
+        next((names[each] for each in wanted if each in names), None) for wanted in (TRAINING, TESTING)
+    )
+    others = [name for lower, name in names.items() if lower not in {*TRAINING, *TESTING}]
+    if training and testing and others:
+        raise InputError(
+            f"{path} holds {training} and {testing} beside {', '.join(others)}, so it is unclear which are classes",
+            f"move all other folders out of it; where {training} and {testing} are classes, give them other names",
+        )
+    if training and testing:
+        return [path / training, path / testing]
+    if names and not others:
         raise InputError(
             f"the folders in {path} are {', '.join(sorted(names.values()))}, which are no classes",
             f"give {path / min(names.values())}, or have train and test in it",
         )
-    return [path / found[0], path / found[1]]
+    return [path]
 
 
 def _class_folders(path: Path) -> tuple[str, ...]:

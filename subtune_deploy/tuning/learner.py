@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone
 from ..data.dataset import derived
+from ..errors import SubtuneError
 from ..versions import Version
 from ..widths import conform
 from .cut import Suffix, suffix
@@ -98,7 +99,14 @@ class Learner:
         if not (math.isfinite(self.history[-1].loss) and self._is_finite()):
             self.failure = f"training diverged in epoch {self.epoch}: its loss is {self.history[-1].loss:g}"
         elif self.epoch == self.settings.epochs < self.epochs:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Go on with less. That the weights from before training could be thinned tells nothing of these."""
+        try:
             self._begin(thinned(self.backbone, self.fork, self.finished()))
+        except SubtuneError as error:
+            self.failure = f"pruning after training failed: {error.message}; {error.hint}"
 
     def _is_finite(self) -> bool:
         states = (_state(version) for version in self.versions.values())

@@ -75,9 +75,10 @@ def tune(
     """Train `fork` on `train`, count what is right on `test`.
 
     What else is given, and the errors, are those of `train_together`; besides TaskError (name), and CheckFailed
-    where the training diverged or memory ran out.
+    where the training diverged, could not be thinned after it, or memory ran out.
     """
     check_task_name(name)
+    check_data(train, test)
     (tuned,) = train_together(backbone, [fork], train, test, config, keep=keep, progress=progress, say=say)
     if tuned.failure:
         raise CheckFailed(tuned.failure, "give a lower --lr, or a smaller --batch-size")
@@ -103,10 +104,12 @@ def train_together(
     out, fewer train at a time, which `say` hears.
 
     Raises LayersError, InputError (data; a file `keep` of another training), Unavailable (no GPU), PictureError, and
-    what `pruning.prune` does. A fork that diverges is told in its result; the others go on.
+    what `pruning.prune` does. A fork that diverges, or whose trained weights cannot be thinned, is told in its result;
+    the others go on.
     """
     config = config or TrainConfig()
-    check_data(train, test)
+    _check_sizes(train, test)
+    _check_labels(train, test)  # a few, as `active` draws them, may by chance be of one class
     for fork in forks:
         # One that is thinned before training is refused as it begins, which all do before any is trained.
         if not fork.prune or fork.prune.when == "after":
@@ -150,14 +153,27 @@ def _projects(module: nn.Module) -> bool:
 
 def check_data(train: Dataset, test: Dataset) -> None:
     """Raise InputError for pictures that nothing can be learnt from, or counted on."""
+    _check_sizes(train, test)
+    _check_labels(train)
+
+
+def _check_sizes(train: Dataset, test: Dataset) -> None:
     if len(train) < 2 or len(test) < 1 or train.classes != test.classes:
         raise InputError(
             f"{len(train)} pictures to train on and {len(test)} to test on, of {len(train.classes)} and "
             f"{len(test.classes)} classes",
             "give at least two and one, of the same classes",
         )
-    if len(train.classes) < 2:
-        raise InputError("all pictures are of one class", "give pictures of two classes or more")
+
+
+def _check_labels(*sets: Dataset) -> None:
+    """Those that occur, whatever the classes are called."""
+    found = np.unique(np.concatenate([each.labels for each in sets]))
+    if len(found) < 2:
+        name = sets[0].classes[found[0]]
+        raise InputError(
+            f"all pictures to train on are of one class, {name!r}", "give pictures of two or more"
+        )
 
 
 def _device(name: str) -> torch.device:
