@@ -77,8 +77,10 @@ STEPS = (
     Step("digits", 100, DAMAGES[2], select=True),
     *(Step("digits", 2500, each) for each in DAMAGES),
     Step("digits", 2500, select=True),
+    *(Step("sklearn-digits", examples, select=True) for examples in (500, 1000)),
+    *(Step("digits", examples, each, select=True) for examples in (500, 1000, 2500) for each in DAMAGES),
 )
-"""Small tables first."""
+"""What tells most and takes least first."""
 
 
 @click.command()
