@@ -20,6 +20,7 @@ from .errors import TaskError
 from .grouped import Grouped, container, same_tensors, shapes
 from .heads import feature_axis
 from .layouts import Layouts, Value
+from .packing import one_for_all
 from .plan import Plan, Step, Streams
 from .spec import BASE, INPUT
 from .tasks import Task
@@ -95,9 +96,7 @@ class _Builder:
             base, own = (self._pick(name, (stream,)) for stream in streams)
             head = self._version(str(self.records[step.node].unit), step.versions[0])
             return self.graph.call_function(torch.cat, ([base, own], feature_axis(head)))
-        if _shared(step, streams):
-            return self._pick(name, streams[:1])
-        return self._pick(name, streams)
+        return self._pick(name, streams[:1] if one_for_all(step, streams) else streams)
 
     def _pick(self, name: str, wanted: Streams) -> Any:
         values = [self.produced[name, stream] for stream in wanted]
@@ -145,7 +144,7 @@ class _Builder:
                 f"{unit} cannot be grouped: its versions differ in shape", "use --lowering branch"
             )
         inputs = self._inputs(step)
-        shared = tuple(_shared(step, streams) for _, streams in inputs)
+        shared = tuple(one_for_all(step, streams) for _, streams in inputs)
         axes = tuple(self._axis(name) for name, _ in inputs)
         group = Grouped(modules, axes, shared, self._axis(step.node))
         target = self._place(f"{unit}.grouped", group)
@@ -155,8 +154,3 @@ class _Builder:
         carry = self.records[name].carry
         assert isinstance(carry, int)  # the plan groups nothing else
         return carry
-
-
-def _shared(step: Step, streams: Streams) -> bool:
-    """Whether all versions of a grouped step read the same stream."""
-    return len(step.versions) > 1 and len(set(streams)) == 1

@@ -72,8 +72,12 @@ def _wanted(step: Step, streams: Streams) -> list[Streams]:
     """What is read as one value: siamese heads read two, and a grouped step one stream for all versions."""
     if step.siamese:
         return [(stream,) for stream in streams]
-    shared = len(step.versions) > 1 and len(set(streams)) == 1
-    return [streams[:1] if shared else streams]
+    return [streams[:1] if one_for_all(step, streams) else streams]
+
+
+def one_for_all(step: Step, streams: Streams) -> bool:
+    """Whether all versions of a grouped step read one stream, and each that alone: it need not be packed."""
+    return 1 < len(step.versions) == len(streams) and len(set(streams)) == 1
 
 
 def _moves(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -128,7 +129,7 @@ def judge(
 
     `by` goes into the records: whether the engine itself answered, or the network that its compiler was given.
     Raises BundleError for other outputs than the tasks', ParityError, naming task, input and class, where a relative
-    error exceeds the precision's tolerance, and where a task answers more like another than like itself.
+    error exceeds the precision's tolerance, and where a task answers like another.
     """
     tolerance = TOLERANCES[precision]
     for found, expected in ((answers, set(references.answers)), (alone, {BASE})):
@@ -143,22 +144,22 @@ def judge(
         for figure in compare(task, "stand-alone model", answers[task], right, references, tolerance)
     ]
     figures += compare(BASE, "base engine", answers[BASE], alone[BASE], references, tolerance)
-    for task in references.answers:
-        _check_own(task, answers[task], references)
+    for pair in combinations(references.answers, 2):
+        _check_apart(*pair, answers, references.answers)
     return [{**asdict(figure), "tolerance": tolerance, "by": by} for figure in figures]
 
 
-def _check_own(task: str, got: npt.NDArray[Any], references: References) -> None:
-    """Nearer to the answers of its own stand-alone model than to another task's: a wide tolerance hides a swap."""
-    right = references.answers[task]
-    for other, answers in references.answers.items():
-        if answers.shape == right.shape == got.shape and np.linalg.norm(got - answers) < np.linalg.norm(
-            got - right
-        ):
-            raise ParityError(
-                f"task {task} answers more like {other} than like its own stand-alone model",
-                "export and compile the bundle again; report it, with the model's name, if it happens again",
-            )
+def _check_apart(one: str, other: str, got: Answers, right: Answers) -> None:
+    """Two tasks differ in the way in which their stand-alone models do, at least by half: a wide tolerance would hide
+    that they are swapped, or that both answer as one of them. An error that they have in common is no difference."""
+    if right[one].shape != right[other].shape:
+        return
+    found, expected = got[one] - got[other], right[one] - right[other]
+    if np.vdot(found, expected) < np.vdot(expected, expected) / 2:
+        raise ParityError(
+            f"tasks {one} and {other} do not differ as their stand-alone models do: one answers like the other",
+            "export and compile the bundle again; report it, with the model's name, if it happens again",
+        )
 
 
 def run_all(engine: Engine, inputs: Batch, batch: int | None) -> dict[str, npt.NDArray[Any]]:

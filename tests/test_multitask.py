@@ -19,7 +19,7 @@ from subtune_deploy.spec import InputSpec
 from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
 from subtune_deploy.tracing import example
 
-TOPOLOGIES = ["chain", "dense", "branching", "listing", "tokens"]
+TOPOLOGIES = ["chain", "dense", "branching", "listing", "beside", "tokens"]
 TOLERANCE = 2e-5
 
 
@@ -175,6 +175,21 @@ def test_neighbours_in_a_packed_value_are_taken_together(network: Backbone) -> N
         len(packed) == 2
     )  # block 3 for three streams, block 5 for three; block 4 reads a slice of block 3's
     assert len([node for node in module.graph.nodes if node.target == "narrow"]) == 1
+
+
+def test_grouped_versions_of_several_streams_each_may_read_one_stream_beside() -> None:
+    network = backbone("beside", 3)
+    one, two, three = (
+        candidate_task(network, name, fork, seed=seed)
+        for seed, (name, fork) in enumerate({"one": (1, 3), "two": (3,), "three": (1,)}.items())
+    )
+    two = Task("two", {**two.versions, "block3": one.versions["block3"]}, two.classes)
+    tasks = [one, two, three]
+    plan = plan_of(network, tasks, grouped=groupable(network, tasks))
+    (step,) = [each for each in plan.steps if each.node == "blocks_2"]
+    assert len(step.versions) == 2 < len(step.streams)  # each runs two streams, all read the one stem
+    picture = example(SIZE, 2)
+    assert_same(answers(lower(network, tasks, plan), picture), expected(network, tasks, picture))
 
 
 def test_a_unit_that_runs_twice_is_not_grouped() -> None:

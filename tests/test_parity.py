@@ -87,8 +87,23 @@ def test_a_swap_that_a_wide_tolerance_would_hide_is_caught() -> None:
     right = References(INPUTS, KINDS, Linear(weights).run(INPUTS))
     lone = Linear({"base": WEIGHTS["base"]})
     assert check(Linear(weights), lone, right, batch=None, precision="int8")
-    with pytest.raises(ParityError, match="task birds answers more like bees"):
-        check(Linear(swapped), lone, right, batch=None, precision="int8")
+    both = {**weights, "bees": weights["birds"]}
+    for wrong in (swapped, both):
+        with pytest.raises(ParityError, match="tasks birds and bees do not differ as"):
+            check(Linear(wrong), lone, right, batch=None, precision="int8")
+
+
+def test_an_error_that_tasks_have_in_common_is_not_taken_for_a_swap() -> None:
+    """It may be larger than what they differ by, as int8's in a shared prefix is."""
+    noise = RANDOM.normal(size=(3, 2)).astype(np.float32) * 0.02
+    weights = {**WEIGHTS, "bees": WEIGHTS["birds"] + noise}
+    right = References(INPUTS, KINDS, Linear(weights).run(INPUTS))
+    common = {"base": WEIGHTS["base"], **{name: weights[name] + 3 * noise for name in ("birds", "bees")}}
+    answers = Linear(common).run(INPUTS)
+    assert np.linalg.norm(answers["birds"] - right.answers["bees"]) < np.linalg.norm(
+        answers["birds"] - right.answers["birds"]
+    )
+    assert check(Linear(common), Linear({"base": WEIGHTS["base"]}), right, batch=None, precision="int8")
 
 
 def test_nan_is_never_within_tolerance() -> None:

@@ -45,6 +45,18 @@ class Carrying(nn.Module):
         return [self.body(x), kept + x]
 
 
+class Beside(nn.Module):
+    """A block that reads a second tensor."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = Residual(width, width)
+        self.scale = nn.Conv2d(width, width, 1)
+
+    def forward(self, x, beside):
+        return self.body(x) + self.scale(beside)
+
+
 class Attention(nn.Module):
     """A transformer layer on (N, tokens, width)."""
 
@@ -62,7 +74,7 @@ class Attention(nn.Module):
 
 class Net(nn.Module):
     """Blocks in a list, joined as `topology` says: chain, dense (each reads all before), branching,
-    listing (blocks pass lists), tokens."""
+    listing (blocks pass lists), beside (each reads the stem too), tokens."""
 
     def __init__(self, topology: str, blocks: int, width: int) -> None:
         super().__init__()
@@ -70,7 +82,9 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.relu = nn.ReLU(inplace=True)
         widths = [width * (i + 1) if topology == "dense" else width for i in range(blocks)]
-        make = {"tokens": Attention, "listing": Carrying}.get(topology, lambda w: Residual(w, width))
+        make = {"tokens": Attention, "listing": Carrying, "beside": Beside}.get(
+            topology, lambda w: Residual(w, width)
+        )
         self.blocks = nn.ModuleList(make(w) for w in widths)
         self.position = nn.Parameter(torch.randn(1, 36, width) * 0.3)
         self.token = nn.Parameter(torch.randn(1, 1, width) * 0.3)
@@ -104,6 +118,12 @@ class Net(nn.Module):
         for block in self.blocks:
             x = block(x)
         return (x[0] - 0.5 * x[1]).mean((2, 3))
+
+    def beside(self, x):
+        stem = x
+        for block in self.blocks:
+            x = block(x, stem)
+        return x.mean((2, 3))
 
     def tokens(self, x):
         n, c, h, w = x.shape
