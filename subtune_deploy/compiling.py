@@ -30,7 +30,7 @@ from .errors import BundleError, Unavailable
 from .manifest import RESTORE
 from .parity import References, ask, judge
 from .proof import prove
-from .runtime import open_engine
+from .runtime import engine_errors, open_engine
 from .spec import GRAPH
 
 
@@ -73,7 +73,7 @@ def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = F
 
     `deep`: where the backend lets us, also of the network that its compiler was given, and facts of the files;
     then an engine whose device is not here is not run. A device that runs its engines can do without PyTorch,
-    and so without that. Raises ParityError, BundleError, Unavailable.
+    and so without that. Raises ParityError, BundleError, Unavailable, CheckFailed for one that fails while it runs.
     """
     backend, batch, references = get_backend(target.backend), bundle.manifest.batch, _references(bundle)
     proven, runs = Checked(), backend.probe().runs
@@ -87,7 +87,8 @@ def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = F
         proven = Checked(figures, facts, runs)
         if not runs:
             return proven
-    graph, lone = (ask(open_engine(bundle, target, folder, role), references, batch) for role in ROLES)
+    with engine_errors(target.name):
+        graph, lone = (ask(open_engine(bundle, target, folder, role), references, batch) for role in ROLES)
     ran = judge(graph, lone, references, precision=arithmetic(target))
     return Checked((*proven.figures, *ran), proven.facts)
 

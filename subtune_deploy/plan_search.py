@@ -11,6 +11,7 @@ is a batch of the bundle's size or, where that is open, of as many pictures as a
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,9 +29,10 @@ from .build import Say, grouped_units, plan_as
 from .bundle import Bundle, Compile
 from .compiling import check_engine, make_engine
 from .environment import usable_cores
-from .errors import SubtuneError, Unavailable
+from .errors import CheckFailed, SubtuneError, Unavailable
 from .export import export
 from .measure import Protocol
+from .memory import available
 from .plan import Merge, Plan
 from .predictor import Compare
 from .racing import COMPARISON, Course, Tried, batch_size, race
@@ -44,6 +46,8 @@ LATE, SINGLE = 3, 4
 """Stages at which packing may begin, and forked blocks up to which each is tried as the only grouped one."""
 BATCHES = (4, 8, 16)
 """Streams that are packed at most, where there are more."""
+HELD, ROOM = 2, 0.5
+"""Bytes that an engine holds for each of its files', and the share of the free memory that engines may take."""
 PREDICTED = "not compiled: predicted to take"
 """Times as long."""
 
@@ -185,6 +189,11 @@ class _Made:
     graphs: Path
     folder: Path
 
+    @property
+    def size(self) -> int:
+        """Bytes of the engines' files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
 
 @dataclass
 class _Search:
@@ -217,7 +226,7 @@ class _Search:
             return best
         runners = {best.name: best, **others}
         opens = {name: partial(self._open, self.target, each) for name, each in runners.items()}
-        winner = runners[self._raced(best.name, opens)]
+        winner = runners[self._raced(best.name, opens, max(each.size for each in runners.values()))]
         for loser in runners.values():
             if loser is not winner:
                 self._drop(loser)
@@ -236,7 +245,7 @@ class _Search:
                 opens = {
                     word: partial(self._open, each, best) for word, each in {name: found, **recipes}.items()
                 }
-                name = self._raced(name, opens)
+                name = self._raced(name, opens, best.size)
                 found = recipes.get(name, found)
         return found
 
@@ -251,15 +260,21 @@ class _Search:
     def _open(self, target: Target, made: _Made) -> Engine:
         return open_engine(self.bundle, target, made.folder, "graph")
 
-    def _raced(self, best: str, opens: Mapping[str, Callable[[], Engine]]) -> str:
-        self.say(f"running by turns: {', '.join(opens)}")
-        others = [name for name in opens if name != best]
+    def _raced(self, best: str, opens: Mapping[str, Callable[[], Engine]], size: int) -> str:
+        """Of as many at once as memory is there for; each engine has `size` bytes of files."""
         course = Course(
             self.bundle, lambda names: {name: opens[name]() for name in names}, self.protocol, self.pictures
         )
-        winner, tried = race(course, best, others)
-        self.tried += tried
-        return winner
+        others, fit = [name for name in opens if name != best], int(ROOM * available() / (HELD * size)) - 1
+        for start in range(0, len(others), max(1, fit)):
+            some = others[start : start + max(1, fit)]
+            self.say(f"running by turns: {', '.join((best, *some))}")
+            try:
+                best, tried = race(course, best, some)
+            except CheckFailed as error:  # one cannot be run, or not beside the others
+                tried = [Tried(name, best, failed=error.message) for name in some]
+            self.tried += tried
+        return best
 
     def _likely(self, plans: Plans, best: _Made, predicted: Compare) -> Plans:
         """Without those that are predicted to be slower than `best`."""
@@ -272,25 +287,36 @@ class _Search:
         return {name: plan for name, plan in plans.items() if name not in slower}
 
     def _attempted(self, name: str, plan: Plan, best: _Made) -> _Made | None:
-        assert self.backbone is not None
         self.say(f"compiling {name}")
         graphs = self._folder() / "graphs"
         try:
             with told_as(graphs, self.bundle.path):
-                graphs.mkdir()
-                exported = export(self.backbone, self.tasks, plan, batch=self.bundle.manifest.batch)
-                exported.save(graphs, program=self.target.backend == "torch")
+                self._export(plan, graphs)
                 return self._compiled(name, plan, graphs)
         except SubtuneError as error:
+            shutil.rmtree(graphs.parent)
             self.tried.append(Tried(name, best.name, failed=error.message))
             return None
+
+    def _export(self, plan: Plan, graphs: Path) -> None:
+        """Nothing of it stays in memory."""
+        assert self.backbone is not None
+        graphs.mkdir()
+        exported = export(self.backbone, self.tasks, plan, batch=self.bundle.manifest.batch)
+        exported.save(graphs, program=self.target.backend == "torch")
+        del exported
+        gc.collect()  # graphs refer to themselves
 
     def _compiled(self, name: str, plan: Plan, graphs: Path) -> _Made:
         """Checked against the stand-alone models."""
         folder = self._folder() / "engine"
         folder.mkdir()
-        make_engine(graphs, folder, self.target, self.calibration)
-        check_engine(self.bundle, self.target, folder)
+        try:
+            make_engine(graphs, folder, self.target, self.calibration)
+            check_engine(self.bundle, self.target, folder)
+        except SubtuneError:
+            shutil.rmtree(folder.parent)
+            raise
         return _Made(name, plan, graphs, folder)
 
     def _drop(self, made: _Made) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from tiny_cli import PHOTOGRAPH, Ran, cli, tuned, write_network
 
 from subtune_deploy.bundle import open_bundle, seal
+from subtune_deploy.cli.common import parse_percent
 from subtune_deploy.pictures import load_picture
 from subtune_deploy.spec import InputSpec
 
@@ -423,3 +424,8 @@ def test_a_tuned_task_goes_from_pictures_to_an_answer(place: Path, tmp_path: Pat
     assert cli("compile", place / "shade").status == 0
     dark = cli("run", place / "shade", tmp_path / "data" / "dark" / "0.png")
     assert dark.row("0.png", "shade")[2] == "dark"
+
+
+def test_a_percentage_is_the_share_that_it_names() -> None:
+    for tenths in range(1001):
+        assert parse_percent("--max-changed", f"{tenths // 10}.{tenths % 10}%") == tenths / 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_factories import network as tiny
 from tiny_racing import time_by
+from torch.export import ExportedProgram
 
-from subtune_deploy import plan_search
+from subtune_deploy import compiling, plan_search
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
@@ -218,6 +220,69 @@ def test_a_plan_that_cannot_be_made_is_told_and_left_out(
     best = found(middle, merge=False)
     assert best.tried[0] == Tried("grouped block2", "as exported", failed="no")
     assert len(best.tried) == 3
+
+
+def test_an_engine_that_fails_while_it_is_checked_is_told_and_left_out(
+    middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favour()
+    real = compiling.ask
+
+    def ask(engine: Engine, *of: Any) -> Any:
+        if not left.pop(0):
+            raise RuntimeError("no kernel")  # as libraries do, with classes of their own
+        return real(engine, *of)
+
+    left = [True, True, False, True, True, True, True]
+    monkeypatch.setattr(compiling, "ask", ask)
+    best = found(middle, merge=False)
+    assert [each.failed for each in best.tried] == ["engine cpu failed while it ran: no kernel", "", ""]
+    assert best.name == "as exported"
+
+
+def test_engines_that_cannot_be_run_beside_each_other_are_told_and_the_best_stays(
+    middle: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(engines: Mapping[str, Engine], batches: Any, protocol: Protocol) -> Measurement:
+        raise MemoryError("out of memory")
+
+    time_by(monkeypatch, measure)
+    best = found(middle, merge=False)
+    assert best.name == "as exported"
+    assert len(best.tried) == 3
+    assert all(each.failed.endswith("failed while it ran: out of memory") for each in best.tried)
+
+
+def test_where_memory_is_short_fewer_engines_run_by_turns(
+    middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = favour({"grouped block3": 0.9})
+    monkeypatch.setattr(plan_search, "available", lambda: 0)
+    best = found(middle, merge=False)
+    assert best.name == "grouped block3"
+    assert ran == [
+        ("as exported", "grouped block2, block3"),
+        ("as exported", "grouped block2"),
+        ("as exported", "grouped block3"),
+        ("as exported", "grouped block3"),  # once more
+    ]
+
+
+def test_no_graph_stays_in_memory_while_its_engine_is_made(
+    middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favour()
+    real, held = plan_search.make_engine, list[int]()
+
+    def make(*of: Any) -> None:
+        held.append(sum(isinstance(each, ExportedProgram) for each in gc.get_objects()))
+        real(*of)
+
+    before = sum(isinstance(each, ExportedProgram) for each in gc.get_objects())
+    monkeypatch.setattr(plan_search, "make_engine", make)
+    found(middle, merge=False)
+    assert len(held) == 4
+    assert max(held) <= before
 
 
 def test_a_narrow_task_runs_apart_and_the_others_may_be_grouped(

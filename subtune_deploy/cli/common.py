@@ -169,7 +169,7 @@ def parse_percent(flag: str, text: str | None) -> float | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
     if match is None:
         raise InputError(f"{flag} {text!r} is no percentage", f"give it as in {flag} 10%")
-    return float(match[1]) / 100
+    return float(f"{match[1]}e-2")  # the share that it names: 0.7 / 100 is less than 7 / 1000
 
 
 def parse_size(text: str | None) -> tuple[int, int, int] | None:
