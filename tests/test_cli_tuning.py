@@ -159,7 +159,7 @@ def test_forks_that_cannot_be_pruned_are_left_out_aloud(place: Path, here: Path)
 
 def test_two_processes_find_what_one_does(place: Path, here: Path) -> None:
     for name, where in (("one", "here"), ("two", "processes:2")):
-        ran = learn(place, "profile", "--seeds", 1, "--executor", where, "-o", name)
+        ran = learn(place, "profile", "--seeds", 1, "--executor", where, "--cpus", 1, "-o", name)
         assert ran.status == 0, ran.err
     one, two = (read_profile(here / f"{name}.json") for name in ("one", "two"))
     for mine, other in zip(one.rows, two.rows, strict=True):

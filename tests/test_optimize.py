@@ -127,6 +127,7 @@ def test_bad_input_is_one_line(place: Path, tmp_path: Path, done: tuple[Path, Ra
         (tmp_path / "no", ("--max-added", "many"), "'many' is no percentage"),
         (tmp_path / "no", ("--span", "9"), "does not fit 4 blocks"),
         (tmp_path / "no", ("--name", "base"), "base"),
+        (tmp_path / "no", ("--executor", "processes:1", "--gpus", "1"), "cannot give 1 GPUs"),
     ):
         ran = optimized(place, out, *arguments)
         assert (ran.status, ran.out) == (2, "")

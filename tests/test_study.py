@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_jobs
 from PIL import Image
-from test_chunks import activation_bytes, alone, weight_bytes
+from test_chunks import activation_bytes, alone, traced, weight_bytes
 from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 
 from subtune_deploy.data.dataset import Data, Dataset
@@ -25,7 +26,7 @@ from subtune_deploy.executors.processes import Processes
 from subtune_deploy.executors.remote import outcome
 from subtune_deploy.spec import Pruning
 from subtune_deploy.tuning.settings import Fork, TrainConfig
-from subtune_deploy.tuning.study import Step, Study, _chunks, datasets, run_trials, settings_of
+from subtune_deploy.tuning.study import Sent, Step, Study, _chunks, datasets, run_trials, settings_of
 from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
 
 LONG = replace(QUICK, epochs=60)
@@ -101,13 +102,27 @@ def test_the_outcome_is_the_same_wherever_it_runs_though_a_worker_is_killed(
 ) -> None:
     """The keep file of a job shows that it is in its midst; the job goes on where it was."""
     trials = TRIALS[:4]
-    expected = run_trials(study(LONG), trials, None, Here())
+    expected = run_trials(study(LONG), trials, None, Here(threads=1))
     with open_executor(text) as executor, killed_once(tmp_path / "run", text) as victims:
         assert executor.workers == 2
         found = run_trials(study(LONG), trials, tmp_path / "run", executor)
     assert victims, "no worker was killed in its midst"
     assert told(found) == told(expected)
     assert sorted(map(str, lines(tmp_path / "run"))) == sorted(map(str, trials))
+
+
+def test_with_as_many_threads_the_outcome_is_the_same_wherever_it_runs() -> None:
+    """On a network that is large enough that their number shows, to whatever PyTorch is set here."""
+    network, config = traced("resnet18", 64), TrainConfig(epochs=1, batch_size=8, lr=1e-2)
+    sent = Sent(replace(study(config), backbone=network))
+
+    def losses(text: str, cpus: float) -> object:
+        with open_executor(text, cpus=cpus) as executor:
+            ((_, found),) = executor.run(tiny_jobs.losses, sent, [Fork((2,))])
+        return found
+
+    assert losses("here", 2) == losses("processes:1", 2)
+    assert losses("here", 2) != losses("here", 1)
 
 
 @pytest.fixture
