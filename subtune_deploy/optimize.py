@@ -40,6 +40,7 @@ from .sweep import Candidate, Step, SweepOptions, candidates
 from .tasks import Task, task_state
 from .timing import time_bundle
 from .tuning.documents import Profile
+from .tuning.keep import forget
 from .tuning.profile import profile
 from .tuning.settings import Fork
 from .tuning.study import Step as Trained
@@ -297,10 +298,10 @@ def _fork_of(found: Profile, choice: Choice) -> Fork:
 def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) -> tuple[Task, float]:
     """The task itself, trained on all pictures, as a checkpoint."""
     data, file = study.data, out / f"{name}.safetensors"
-    tuned = tune(
-        study.backbone, name, data.train, data.test, fork, study.config, keep=Path(f"{file}.partial")
-    )
+    partial = Path(f"{file}.partial")
+    tuned = tune(study.backbone, name, data.train, data.test, fork, study.config, keep=partial)
     write_state(file, *task_state(study.backbone, tuned.task))
+    forget(partial)
     journal(
         "tuning",
         f"fork {fork} trained on all {len(data.train)} pictures: {tuned.accuracy:.1%} of {len(data.test)} others "

@@ -17,7 +17,9 @@ from safetensors import safe_open
 from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_results import result
 
+from subtune_deploy import checkpoint
 from subtune_deploy.documents import read_document
+from subtune_deploy.errors import CheckpointError
 from subtune_deploy.lines import read_lines
 from subtune_deploy.results import append_result
 from subtune_deploy.tuning.documents import Active, Greedy, Profile, read_profile
@@ -272,6 +274,20 @@ def test_each_way_to_tune_leaves_a_checkpoint_of_what_differs(
         names = list(file.keys())
         assert {name.split(".")[1] for name in names if name.startswith("blocks")} == blocks
         assert file.get_tensor("fc.weight").shape == (2, 16 if "--siamese" in words else 8)
+    assert {path.name for path in here.iterdir()} == {"task.safetensors"}
+
+
+def test_a_training_whose_checkpoint_cannot_be_written_is_not_lost(
+    place: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *others: object) -> None:
+        raise CheckpointError(f"{path} cannot be written: no space left on device", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_state", full)
+        assert learn(place, "tune", "--layers", 3, "-o", "task.safetensors").status == 2
+    assert {path.name for path in here.iterdir()} == {"task.safetensors.partial"}
+    assert learn(place, "tune", "--layers", 3, "-o", "task.safetensors").status == 0
     assert {path.name for path in here.iterdir()} == {"task.safetensors"}
 
 

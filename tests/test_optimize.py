@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from subtune_deploy.documents import read_document
 from subtune_deploy.executors import Here
 from subtune_deploy.goal import Goal, Optimized
 from subtune_deploy.latency_model import LatencyModel
-from subtune_deploy.optimize import Listener, _Trainer
+from subtune_deploy.optimize import Listener, _Journal, _Trainer, _tuned
 from subtune_deploy.runtime import Bundle
 from subtune_deploy.stats import Interval
 from subtune_deploy.tuning.documents import read_profile
@@ -165,6 +166,22 @@ def test_a_goal_that_is_missed_is_told() -> None:
     )
     assert Goal(0.265, 0.9).missed(0.9, added) == ()  # as far as the interval shows
     assert Goal().missed(0.1, added) == ()
+
+
+def test_the_chosen_fork_is_not_trained_for_nothing_where_its_checkpoint_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *others: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = _Journal(1, Listener())
+    with monkeypatch.context() as patch:
+        patch.setattr(optimize, "write_state", full)
+        with pytest.raises(OSError, match="No space"):
+            _tuned(study(), Fork((2,)), "task", tmp_path, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["task.safetensors.partial"]
+    _tuned(study(), Fork((2,)), "task", tmp_path, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["task.safetensors"]
 
 
 def test_a_fork_that_diverges_is_left_out_and_the_others_are_trained(tmp_path: Path) -> None:

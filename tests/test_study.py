@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 from test_chunks import activation_bytes, alone, traced, weight_bytes
 from tiny_studies import FORKS, QUICK, TRIALS, pictures, study
 
+import subtune_deploy.tuning.study
 from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.errors import CheckFailed, InputError, LayersError, WorkerDied
 from subtune_deploy.executors import Here, open_executor
@@ -27,7 +28,7 @@ from subtune_deploy.executors.remote import outcome
 from subtune_deploy.spec import Pruning
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Sent, Step, Study, _chunks, datasets, run_trials, settings_of
-from subtune_deploy.tuning.trials import Trial, TrialResult, read_trials
+from subtune_deploy.tuning.trials import Trial, TrialResult, append_trials, read_trials
 
 LONG = replace(QUICK, epochs=60)
 """Long enough to be killed in its midst."""
@@ -203,6 +204,40 @@ def long_run(run: Path) -> None:
 
 class Interrupted(Exception):  # noqa: N818 - not an error
     """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_training_is_forgotten_once_its_outcome_is_on_the_disk(
+    written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is interrupted right before its outcome is written, or right after; of two epochs the second is not kept."""
+    trials, cache, epochs = TRIALS[:2], tmp_path / "cache", list[float]()
+
+    def append(path: Path, results: Sequence[TrialResult]) -> None:
+        if written:
+            append_trials(path, results)
+        if results:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subtune_deploy.tuning.study, "append_trials", append)
+        with pytest.raises(Interrupted):
+            run_trials(study(), trials, tmp_path, Here())
+    assert len(list(cache.glob("*.pt"))) == 1
+    found = run_trials(study(), trials, tmp_path, Here(), progress=counting(epochs))
+    assert epochs == ([] if written else [2])
+    assert told(found) == told(run_trials(study(), trials, None, Here()))
+    assert not list(cache.glob("*.pt"))
+
+
+def counting(epochs: list[float]) -> Callable[[str, float, float], None]:
+    """Notes which epochs end."""
+
+    def progress(what: str, done: float, total: float) -> None:
+        if what == "epochs":
+            epochs.append(done)
+
+    return progress
 
 
 def test_a_begun_job_that_fits_into_memory_no_more_goes_on_fork_by_fork(tmp_path: Path) -> None:

@@ -219,6 +219,15 @@ def test_a_fork_that_diverges_fails_alone(network: Backbone) -> None:
     assert "--lr" in caught.value.hint
 
 
+def test_after_a_divergence_other_settings_can_be_tried_in_the_same_place(
+    network: Backbone, tmp_path: Path
+) -> None:
+    keep = tmp_path / "task.partial"
+    with pytest.raises(CheckFailed, match="diverged"):
+        tune(network, "task", TRAIN, TEST, Fork(), replace(QUICK, probe_lr=1e30), keep=keep)
+    tune(network, "task", TRAIN, TEST, Fork(), QUICK, keep=keep)
+
+
 def test_when_all_have_diverged_no_more_batches_are_prepared(network: Backbone, tmp_path: Path) -> None:
     told: list[tuple[str, float, float]] = []
     config = replace(QUICK, epochs=50, probe_lr=1e30)
@@ -261,7 +270,7 @@ def test_a_training_goes_on_where_it_was_interrupted(network: Backbone, tmp_path
     assert epochs == list(range(min(epoch, 3) + 1, 5))
     for one, two in zip(found, together(network, FORKS), strict=True):
         alike(one, two, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [keep], "what came of it is not on the disk yet"
 
 
 def test_augmentation_and_dropout_go_on_as_if_nothing_had_happened(
@@ -372,7 +381,7 @@ def test_memory_may_run_out_at_any_time(
     assert len(said) == 1
     for one, two in zip(found, expected, strict=True):
         alike(one, two)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == ([keep] if keep else [])
 
 
 def test_a_fork_that_never_fits_fails_alone(dropping: Backbone, little_memory: type[Dropping]) -> None:

@@ -8,7 +8,7 @@ with open_executor("processes:2") as executor:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -27,7 +27,7 @@ from ..executors.travel import packed, unpacked
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
 from .jobs import Chunks, Job, planned
-from .keep import SIZES, facts
+from .keep import SIZES, facts, forget
 from .settings import Resolved, TrainConfig, resolved
 from .start import check_fork
 from .train import TunedTask, check_data, family, train_together
@@ -116,7 +116,7 @@ def run_trials(
         _check_forks(study, left)
         work = _Work(Sent(study, progress), executor, folder and folder / CACHE, say)
         failures: list[TrialResult] = []
-        for step in work.steps(left, len(outcomes)):
+        for step in work.steps(left, frozenset(outcomes)):
             if folder is not None:
                 append_trials(folder / LINES, step.results)
             outcomes |= finished(step.results)
@@ -211,17 +211,21 @@ class _Work:
     cache: Path | None
     say: Callable[[str], object]
 
-    def steps(self, left: Sequence[Trial], done: int) -> Iterator[Step]:
+    def steps(self, left: Sequence[Trial], done: Set[Trial]) -> Iterator[Step]:
         """From before the first job on. Raises InputError where a trial does not fit into memory."""
-        jobs = self._planned(left, _chunks(self.sent.study, self.executor))
-        start, ended, total = time.monotonic(), 0, done + len(left)
-        yield Step(done, total)
+        jobs = self._planned(left, _chunks(self.sent.study, self.executor), done)
+        start, ended, total = time.monotonic(), 0, len(done) + len(left)
+        yield Step(len(done), total)
         with closing(self._outcomes(jobs)) as outcomes:
             for job, outcome in outcomes:
                 results = _results(job, outcome, self.say)
                 ended += len(results)
                 seconds = (time.monotonic() - start) / ended * (len(left) - ended)
-                yield Step(done + ended, total, seconds, results)
+                yield Step(len(done) + ended, total, seconds, results)
+                if isinstance(
+                    outcome, _Ended
+                ):  # and on the disk, since who takes steps asks for the next one
+                    forget(job.keep)
 
     def _outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, _Ended | Exception], None, None]:
         """(job, its outcome), as they end. What no worker lived through is tried again in smaller jobs."""
@@ -244,8 +248,10 @@ class _Work:
             trials, lambda some: [some[start : start + most] for start in range(0, len(some), most)]
         )
 
-    def _planned(self, trials: Sequence[Trial], chunks: Chunks) -> tuple[Job, ...]:
-        return planned(self.cache, trials, chunks, self.executor.workers, self.say)
+    def _planned(
+        self, trials: Sequence[Trial], chunks: Chunks, done: Set[Trial] = frozenset()
+    ) -> tuple[Job, ...]:
+        return planned(self.cache, trials, chunks, self.executor.workers, self.say, done)
 
 
 def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]) -> tuple[TrialResult, ...]:
