@@ -298,7 +298,7 @@ def _fork_of(found: Profile, choice: Choice) -> Fork:
 def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) -> tuple[Task, float]:
     """The task itself, trained on all pictures, as a checkpoint."""
     data, file = study.data, out / f"{name}.safetensors"
-    partial = Path(f"{file}.partial")
+    partial = out / f"{name}_{fork}.partial".replace(" ", "_")  # another goal may have chosen another fork
     tuned = tune(study.backbone, name, data.train, data.test, fork, study.config, keep=partial)
     write_state(file, *task_state(study.backbone, tuned.task))
     forget(partial)

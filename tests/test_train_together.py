@@ -330,6 +330,24 @@ def test_a_file_of_another_training_is_refused_and_stays(
     assert keep.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "fork", [Fork((4,)), Fork((3,), siamese=True), Fork((3,), prune=Pruning(0.5))], ids=str
+)
+def test_a_task_does_not_take_the_place_of_another_forks_training(
+    network: Backbone, tmp_path: Path, fork: Fork
+) -> None:
+    keep = tmp_path / "task.partial"
+    interrupted_after(1, network, (Fork((3,)),), keep)
+    before = keep.read_bytes()
+    with pytest.raises(
+        InputError, match=f"keeps a training of fork 3, where {fork} is to be trained"
+    ) as caught:
+        tune(network, "task", TRAIN, TEST, fork, QUICK, keep=keep)
+    assert caught.value.hint == "give another -o, or delete it to begin anew"
+    assert keep.read_bytes() == before
+    tune(network, "task", TRAIN, TEST, Fork((3,)), QUICK, keep=keep)
+
+
 def test_a_damaged_file_is_refused_in_one_line_and_stays(network: Backbone, tmp_path: Path) -> None:
     keep = tmp_path / "forks.partial"
     interrupted_after(1, network, FORKS[:2], keep)

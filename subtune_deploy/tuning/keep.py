@@ -74,6 +74,17 @@ def open_kept(path: Path | None, about: Mapping[str, Any], forks: Iterable[str])
     return Kept(path, about, {fork: states[fork] for fork in forks if fork in states})
 
 
+def check_alone(path: Path | None, fork: str) -> None:
+    """Raise InputError if the file keeps other forks than this one: they would be lost."""
+    if path is None or not path.exists():
+        return
+    if others := [each for each in _read(path)[1] if each != fork]:
+        raise InputError(
+            f"{path} keeps a training of fork {'; '.join(others)}, where {fork} is to be trained",
+            "give another -o, or delete it to begin anew",
+        )
+
+
 def forget(path: Path | None) -> None:
     """What came of the training is on the disk, or nothing will: there is nothing to go on with."""
     if path:

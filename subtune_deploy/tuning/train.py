@@ -30,7 +30,7 @@ from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
 from .frozen import frozen
-from .keep import Kept, facts, forget, open_kept
+from .keep import Kept, check_alone, facts, forget, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved
 from .start import check_fork, own_random_state
@@ -74,10 +74,11 @@ def tune(
 ) -> TunedTask:
     """Train `fork` on `train`, count what is right on `test`.
 
-    What else is given, and the errors, are those of `train_together`; besides TaskError (name), and CheckFailed
-    where the training diverged or memory ran out.
+    What else is given, and the errors, are those of `train_together`; besides TaskError (name), InputError (a file
+    `keep` of another fork), and CheckFailed where the training diverged or memory ran out.
     """
     check_task_name(name)
+    check_alone(keep, str(fork))
     (tuned,) = train_together(backbone, [fork], train, test, config, keep=keep, progress=progress, say=say)
     if tuned.failure:
         forget(keep)  # other settings are to be tried, which would be refused there
