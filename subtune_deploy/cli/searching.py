@@ -213,7 +213,7 @@ def active(forks: tuple[str, ...], schedule: str, **others: Any) -> None:
     with running("active", trainings) as (executor, tick):
         found = learn(
             study, chosen, schedule=sizes, seeds=seeds_of(study, trainings), source=source, run=trainings.run,
-            executor=executor, told=_teller(tick),
+            executor=executor, told=_teller(tick), say=messages.print,
         )  # fmt: skip
     leave(trainings, found, partial(draw_active, found), active_table(found))
 

@@ -277,16 +277,21 @@ def _check_forks(study: Study, trials: Sequence[Trial]) -> None:
 
 
 def _chunks(study: Study, executor: Executor) -> Chunks:
-    """Which trials on the same pictures fit together into the memory that is given, or half of what a worker has."""
-    limit = study.config.memory_bytes or _free(study.config.device, executor) // 2
+    """Which trials on the same pictures fit together into the memory of a worker."""
+    limit = room(study.config, executor)
 
     def together(trials: Sequence[Trial]) -> list[list[Trial]]:
         pictures = len(datasets(study, trials[0])[0])
-        batch = -(-pictures // settings_of(study, trials[0].examples).batches(pictures))
+        batch = settings_of(study, trials[0].examples).largest(pictures)
         by = {trial.fork: trial for trial in trials}
         return [[by[fork] for fork in some] for some in chunks(study.backbone, list(by), batch, limit)]
 
     return together
+
+
+def room(config: TrainConfig, executor: Executor) -> int:
+    """Bytes that forks which train together may take: those that are given, or half of what a worker has."""
+    return config.memory_bytes or _free(config.device, executor) // 2
 
 
 def _free(device: str, executor: Executor) -> int:
