@@ -43,9 +43,10 @@ from .tuning.documents import Profile
 from .tuning.keep import forget
 from .tuning.profile import profile
 from .tuning.settings import Fork
+from .tuning.study import REMEDY, Study
 from .tuning.study import Step as Trained
-from .tuning.study import Study
 from .tuning.train import tune
+from .tuning.trials import lost
 
 TRAINING = 0.6
 """Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
@@ -227,23 +228,18 @@ class _Trainer:
     failed: dict[Fork, str] = field(default_factory=dict)
 
     def __call__(self, some: Sequence[Fork]) -> Profile:
-        before = len(self.failed)
-        try:
-            return self._profile(some)
-        except CheckFailed:
-            if len(self.failed) == before or Fork(()) in self.failed:
-                raise
-            return self._profile(some)
-
-    def _profile(self, some: Sequence[Fork]) -> Profile:
+        """Raises CheckFailed without the head alone, which the others are compared with."""
         left = [each for each in some if each not in self.failed]
-        return profile(
+        found = profile(
             self.study, left, seeds=(self.study.config.seed,), examples=self.examples, source=self.source,
             run=self.run, executor=self.executor, told=self._heard,
         )  # fmt: skip
+        if reason := self.failed.get(Fork(())):
+            raise CheckFailed(f"the head alone could not be trained: {reason}", REMEDY)
+        return found
 
     def _heard(self, step: Trained) -> None:
-        self.failed |= {each.trial.fork: each.failure for each in step.results if each.failure}
+        self.failed |= lost(step.results)
         self.listener.trained(step)
 
 

@@ -159,6 +159,20 @@ def test_forks_that_cannot_be_pruned_are_left_out_aloud(place: Path, here: Path)
     assert not (here / "b.run").exists()
 
 
+def test_a_profile_without_those_that_diverge_is_written_and_its_command_fails(
+    place: Path, here: Path
+) -> None:
+    ran = learn(place, "profile", "--layers", "none", "--layers", 2, "--seeds", 1, "--lr", 1e30, "-o", "a")
+    assert ran.status == 1
+    assert [row.fork for row in read_profile(here / "a.json").rows] == ["none"]
+    assert ran.row("none")
+    assert "left out: 2: training diverged in epoch 1" in ran.err
+    error, hint = ran.err.splitlines()[-2:]
+    assert error == "error: 1 forks could not be trained: 2"
+    assert "--lr" in hint
+    assert "--batch-size" in hint
+
+
 def test_two_processes_find_what_one_does(place: Path, here: Path) -> None:
     for name, where in (("one", "here"), ("two", "processes:2")):
         ran = learn(place, "profile", "--seeds", 1, "--executor", where, "--cpus", 1, "-o", name)

@@ -16,6 +16,7 @@ from tiny_studies import study
 from subtune_deploy import optimize
 from subtune_deploy.bundle import open_bundle
 from subtune_deploy.documents import read_document
+from subtune_deploy.errors import CheckFailed
 from subtune_deploy.executors import Here
 from subtune_deploy.goal import Goal, Optimized
 from subtune_deploy.latency_model import LatencyModel
@@ -195,3 +196,10 @@ def test_a_fork_that_diverges_is_left_out_and_the_others_are_trained(tmp_path: P
     known = len(read_trials(tmp_path / "run"))
     assert [row.fork for row in trainer([Fork(()), Fork((2,))]).rows] == ["none"]
     assert len(read_trials(tmp_path / "run")) == known  # none is tried again
+
+
+def test_without_the_head_alone_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    wild = study(replace(QUICK_STUDY, probe_lr=1e30))
+    trainer = _Trainer(wild, None, "", tmp_path / "run", Here(), Listener())
+    with pytest.raises(CheckFailed, match=r"the head alone could not be trained: .*diverged"):
+        trainer([Fork(()), Fork((2,))])

@@ -35,6 +35,8 @@ from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, 
 
 FREE = ("seed", *SIZES)
 """Settings that do not change what comes of a trial; it has a seed of its own."""
+REMEDY = "the others are kept: give a lower --lr or a smaller --batch-size, with another -o; or run again"
+"""For trials that failed."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,9 @@ def run_trials(
     that was killed is taken up after its last epoch by the next one. `told` hears when trials begin and end, `say`
     what a person should know; `progress` is told of jobs in this process alone.
 
-    Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable;
-    CheckFailed at the end if some trials failed: they are kept out, and tried again by the next call.
+    A trial that failed is told in its outcome; the others go on, and the next call tries it again.
+
+    Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable.
     """
     _check_pictures(study, trials)
     with _folder(study, run) as folder:
@@ -115,20 +118,19 @@ def run_trials(
         left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
         _check_forks(study, left)
         work = _Work(Sent(study, progress), executor, folder and folder / CACHE, say)
-        failures: list[TrialResult] = []
         for step in work.steps(left, frozenset(outcomes)):
             if folder is not None:
                 append_trials(folder / LINES, step.results)
-            outcomes |= finished(step.results)
-            failures += [result for result in step.results if result.failure]
+            outcomes |= {result.trial: result for result in step.results}
             told(step)
-    if failures:
-        what = "; ".join(f"{result.trial} ({result.failure})" for result in failures)
-        raise CheckFailed(
-            f"{len(failures)} of {len(set(trials))} trials failed: {what}",
-            "the others are kept; run again to try these again",
-        )
     return tuple(outcomes[trial] for trial in trials)
+
+
+def check_trained(results: Sequence[TrialResult]) -> None:
+    """Raise CheckFailed, with all reasons, if some of these trials failed."""
+    if failures := [result for result in results if result.failure]:
+        what = "; ".join(f"{result.trial} ({result.failure})" for result in failures)
+        raise CheckFailed(f"{len(failures)} of {len(results)} trials failed: {what}", REMEDY)
 
 
 @dataclass(frozen=True)
