@@ -37,7 +37,7 @@ from subtune_deploy.sweep import Step, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 from subtune_deploy.tradeoff import draw_tradeoff
 from subtune_deploy.tuning.documents import Profile
-from subtune_deploy.tuning.profile import forks_of, profile
+from subtune_deploy.tuning.profile import complete, forks_of, profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Step as Trained
 from subtune_deploy.tuning.study import Study
@@ -96,7 +96,7 @@ def trained(backbone: Backbone, run: Path, where: str) -> Profile:
         "told": _trained,
     }
     with open_executor(where) as executor:
-        return profile(study, forks, executor=executor, say=click.echo, **how)
+        return complete(profile(study, forks, executor=executor, say=click.echo, **how), forks)
 
 
 def measure(backbone: Backbone, seconds: float) -> None:

@@ -28,7 +28,7 @@ from subtune_deploy.executors import Executor, open_executor
 from subtune_deploy.models import load_model
 from subtune_deploy.tuning.documents import About
 from subtune_deploy.tuning.greedy import greedy
-from subtune_deploy.tuning.profile import profile
+from subtune_deploy.tuning.profile import complete, profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Step as Progress
 from subtune_deploy.tuning.study import Study
@@ -129,7 +129,8 @@ def document(step: Step, backbone: Backbone, run: Path, executor: Executor) -> A
     how = {"seeds": SEEDS, "examples": step.examples, "source": source, "run": run, "executor": executor}
     if step.select:
         return greedy(study, told=tell, say=click.echo, **how)
-    return profile(study, forks(len(backbone.blocks)), told=tell, say=click.echo, **how)
+    chosen = forks(len(backbone.blocks))
+    return complete(profile(study, chosen, told=tell, say=click.echo, **how), chosen)
 
 
 def forks(blocks: int) -> tuple[Fork, ...]:

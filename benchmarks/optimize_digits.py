@@ -46,7 +46,7 @@ from subtune_deploy.sweep import Step, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 from subtune_deploy.tradeoff import join
 from subtune_deploy.tuning.documents import Profile
-from subtune_deploy.tuning.profile import forks_of, profile
+from subtune_deploy.tuning.profile import complete, forks_of, profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Study
 
@@ -116,7 +116,8 @@ def exhausted(backbone: Backbone, timed: Path, run: Path) -> None:
     if not PROFILE.exists():
         how: dict[str, Any] = {"seeds": (CONFIG.seed,), "source": "digits", "run": run}
         with open_executor("processes:2") as executor:
-            write_document(PROFILE, profile(study, forks, executor=executor, say=click.echo, **how))
+            found = profile(study, forks, executor=executor, say=click.echo, **how)
+        write_document(PROFILE, complete(found, forks))
     every = candidates(len(backbone.blocks), SPAN, classes=CLASSES)
     options = SweepOptions(protocol=replace(ADAPTIVE, seconds=SECONDS))
     sweep(backbone, every, [load_target(name) for name in TARGETS], timed, options, told=_timed)

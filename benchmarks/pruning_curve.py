@@ -34,7 +34,7 @@ from subtune_deploy.sweep import Step as Swept
 from subtune_deploy.targets import load_target
 from subtune_deploy.tuning.documents import Profile, Row
 from subtune_deploy.tuning.figures import draw_pruning
-from subtune_deploy.tuning.profile import profile
+from subtune_deploy.tuning.profile import complete, profile
 from subtune_deploy.tuning.settings import Fork, TrainConfig
 from subtune_deploy.tuning.study import Step, Study
 
@@ -81,9 +81,10 @@ def trained(backbone: Backbone, run: Path, where: str) -> Profile:
     forks = [Fork(()), *(Fork(layers) for layers in WAYS)]
     forks += [Fork(layers, prune=each) for layers in WAYS for each in prunings(layers)]
     with open_executor(where) as executor:
-        return profile(
+        found = profile(
             study, forks, seeds=SEEDS, source="digits", run=run, executor=executor, told=tell, say=click.echo
         )
+    return complete(found, forks)
 
 
 def prunings(layers: tuple[int, ...]) -> list[Pruning]:

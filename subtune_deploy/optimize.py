@@ -40,11 +40,13 @@ from .sweep import Candidate, Step, SweepOptions, candidates
 from .tasks import Task, task_state
 from .timing import time_bundle
 from .tuning.documents import Profile
+from .tuning.keep import forget
 from .tuning.profile import profile
 from .tuning.settings import Fork
+from .tuning.study import REMEDY, Study
 from .tuning.study import Step as Trained
-from .tuning.study import Study
 from .tuning.train import tune
+from .tuning.trials import lost
 
 TRAINING = 0.6
 """Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
@@ -226,23 +228,18 @@ class _Trainer:
     failed: dict[Fork, str] = field(default_factory=dict)
 
     def __call__(self, some: Sequence[Fork]) -> Profile:
-        before = len(self.failed)
-        try:
-            return self._profile(some)
-        except CheckFailed:
-            if len(self.failed) == before or Fork(()) in self.failed:
-                raise
-            return self._profile(some)
-
-    def _profile(self, some: Sequence[Fork]) -> Profile:
+        """Raises CheckFailed without the head alone, which the others are compared with."""
         left = [each for each in some if each not in self.failed]
-        return profile(
+        found = profile(
             self.study, left, seeds=(self.study.config.seed,), examples=self.examples, source=self.source,
             run=self.run, executor=self.executor, told=self._heard,
         )  # fmt: skip
+        if reason := self.failed.get(Fork(())):
+            raise CheckFailed(f"the head alone could not be trained: {reason}", REMEDY)
+        return found
 
     def _heard(self, step: Trained) -> None:
-        self.failed |= {each.trial.fork: each.failure for each in step.results if each.failure}
+        self.failed |= lost(step.results)
         self.listener.trained(step)
 
 
@@ -297,10 +294,10 @@ def _fork_of(found: Profile, choice: Choice) -> Fork:
 def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) -> tuple[Task, float]:
     """The task itself, trained on all pictures, as a checkpoint."""
     data, file = study.data, out / f"{name}.safetensors"
-    tuned = tune(
-        study.backbone, name, data.train, data.test, fork, study.config, keep=Path(f"{file}.partial")
-    )
+    partial = out / f"{name}_{fork}.partial".replace(" ", "_")  # another goal may have chosen another fork
+    tuned = tune(study.backbone, name, data.train, data.test, fork, study.config, keep=partial)
     write_state(file, *task_state(study.backbone, tuned.task))
+    forget(partial)
     journal(
         "tuning",
         f"fork {fork} trained on all {len(data.train)} pictures: {tuned.accuracy:.1%} of {len(data.test)} others "

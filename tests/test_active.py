@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from test_chunks import alone
 from tiny_studies import QUICK, study
 
+import subtune_deploy.tuning.active
+from subtune_deploy.backbone import Backbone
 from subtune_deploy.data.dataset import subset
 from subtune_deploy.documents import from_document, to_document
 from subtune_deploy.errors import CheckFailed, InputError
@@ -27,7 +32,7 @@ from subtune_deploy.tuning.active import (
 )
 from subtune_deploy.tuning.documents import Active
 from subtune_deploy.tuning.settings import Fork, TrainConfig
-from subtune_deploy.tuning.train import answers, train_together
+from subtune_deploy.tuning.train import _Session, answers, train_together
 
 STUDY = study(train=40)
 FORKS = (Fork((3,)), Fork("all"))
@@ -182,7 +187,48 @@ def test_nothing_to_train_is_refused() -> None:
         active(STUDY, (), schedule=(10,))
 
 
-def test_a_training_that_diverges_ends_it() -> None:
+def test_a_training_that_diverges_ends_it_after_those_beside_it_are_kept(tmp_path: Path) -> None:
+    """The head alone has a rate of its own."""
     wild = replace(STUDY, config=replace(QUICK, lr=1e30, epochs=4))
-    with pytest.raises(CheckFailed, match="3 on 8 pictures: "):
-        active(wild, FORKS[:1], schedule=STEPS, seeds=(0,))
+    with pytest.raises(
+        CheckFailed, match=r"^3 seed 0 on 8 pictures: training diverged[^;]*; 3 seed 1 "
+    ) as caught:
+        active(wild, (FORKS[0], Fork()), schedule=STEPS, seeds=(0, 1), run=tmp_path)
+    assert "leave these out" in caught.value.hint
+    before = kept(tmp_path)
+    assert [(each.fork, each.seed, each.examples) for each in before] == [("none", 0, 8), ("none", 1, 8)]
+    document = active(wild, [Fork()], schedule=STEPS, seeds=(0, 1), run=tmp_path)
+    assert {row.fork for row in document.rows} == {"none"}
+    assert kept(tmp_path)[:2] == before
+
+
+def test_forks_that_do_not_fit_into_memory_together_train_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[Fork, ...]] = []
+
+    def noted(backbone: Backbone, forks: Sequence[Fork], *others: Any, **more: Any) -> Any:
+        trained.append(tuple(forks))
+        return train_together(backbone, forks, *others, **more)
+
+    monkeypatch.setattr(subtune_deploy.tuning.active, "train_together", noted)
+    expected = active(STUDY, FORKS, schedule=STEPS[:1], seeds=(0,))
+    least = max(alone(STUDY.backbone, fork) for fork in FORKS)
+    small = replace(STUDY, config=replace(QUICK, memory_bytes=least))
+    assert active(small, FORKS, schedule=STEPS[:1], seeds=(0,)) == expected
+    assert trained == [FORKS, FORKS[:1], FORKS[1:]]
+    less = replace(STUDY, config=replace(QUICK, memory_bytes=least - 1))
+    with pytest.raises(InputError, match=r"training fork all takes about .* in batches of 8"):
+        active(less, FORKS, schedule=STEPS[:1], seeds=(0,))
+
+
+def test_that_memory_ran_out_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = _Session._at_once
+
+    def short(session: _Session, forks: Sequence[Fork]) -> Any:
+        if len(forks) > 1:
+            raise MemoryError
+        return at_once(session, forks)
+
+    monkeypatch.setattr(_Session, "_at_once", short)
+    said: list[str] = []
+    active(STUDY, FORKS, schedule=STEPS[:1], seeds=(0,), say=said.append)
+    assert said == ["memory ran out while 2 forks trained together: 1 at a time from here on"]

@@ -8,6 +8,7 @@ import socket
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from safetensors import safe_open
 from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_results import result
 
+from subtune_deploy import checkpoint
 from subtune_deploy.documents import read_document
+from subtune_deploy.errors import CheckpointError
+from subtune_deploy.lines import read_lines
 from subtune_deploy.results import append_result
 from subtune_deploy.tuning.documents import Active, Greedy, Profile, read_profile
 from subtune_deploy.tuning.trials import read_trials
@@ -155,9 +159,23 @@ def test_forks_that_cannot_be_pruned_are_left_out_aloud(place: Path, here: Path)
     assert not (here / "b.run").exists()
 
 
+def test_a_profile_without_those_that_diverge_is_written_and_its_command_fails(
+    place: Path, here: Path
+) -> None:
+    ran = learn(place, "profile", "--layers", "none", "--layers", 2, "--seeds", 1, "--lr", 1e30, "-o", "a")
+    assert ran.status == 1
+    assert [row.fork for row in read_profile(here / "a.json").rows] == ["none"]
+    assert ran.row("none")
+    assert "left out: 2: training diverged in epoch 1" in ran.err
+    error, hint = ran.err.splitlines()[-2:]
+    assert error == "error: 1 forks could not be trained: 2"
+    assert "--lr" in hint
+    assert "--batch-size" in hint
+
+
 def test_two_processes_find_what_one_does(place: Path, here: Path) -> None:
     for name, where in (("one", "here"), ("two", "processes:2")):
-        ran = learn(place, "profile", "--seeds", 1, "--executor", where, "-o", name)
+        ran = learn(place, "profile", "--seeds", 1, "--executor", where, "--cpus", 1, "-o", name)
         assert ran.status == 0, ran.err
     one, two = (read_profile(here / f"{name}.json") for name in ("one", "two"))
     for mine, other in zip(one.rows, two.rows, strict=True):
@@ -280,6 +298,20 @@ def test_each_way_to_tune_leaves_a_checkpoint_of_what_differs(
         names = list(file.keys())
         assert {name.split(".")[1] for name in names if name.startswith("blocks")} == blocks
         assert file.get_tensor("fc.weight").shape == (2, 16 if "--siamese" in words else 8)
+    assert {path.name for path in here.iterdir()} == {"task.safetensors"}
+
+
+def test_a_training_whose_checkpoint_cannot_be_written_is_not_lost(
+    place: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *others: object) -> None:
+        raise CheckpointError(f"{path} cannot be written: no space left on device", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_state", full)
+        assert learn(place, "tune", "--layers", 3, "-o", "task.safetensors").status == 2
+    assert {path.name for path in here.iterdir()} == {"task.safetensors.partial"}
+    assert learn(place, "tune", "--layers", 3, "-o", "task.safetensors").status == 0
     assert {path.name for path in here.iterdir()} == {"task.safetensors"}
 
 
@@ -413,12 +445,22 @@ def test_an_unreachable_cluster_is_told_with_status_3(place: Path, here: Path) -
 
 
 def test_forks_that_do_not_fit_into_memory_together_are_trained_in_turns(place: Path, here: Path) -> None:
+    """In batches of seven block 1 takes 0.70 MB by itself, blocks 2 and 3 together 0.54 MB."""
     words = ("--layers", 1, "--layers", 2, "--layers", 3, "--seeds", 1)
     assert learn(place, "profile", *words, "-o", "a").status == 0
-    assert learn(place, "profile", *words, "--memory-bytes", 1_000_000, "-o", "b").status == 0
+    assert learn(place, "profile", *words, "--memory-bytes", 710_000, "-o", "b").status == 0
+    assert [jobs_of(here / f"{name}.run") for name in "ab"] == [[3], [1, 2]]
     together, apart = (read_document(Profile, here / f"{name}.json") for name in "ab")
     for one, other in zip(together.rows, apart.rows, strict=True):
         assert one.accuracy == pytest.approx(other.accuracy)
     ran = learn(place, "profile", *words, "--memory-bytes", 100, "-o", "c")
-    assert ran.status in (1, 2)
-    assert ran.err.splitlines()[-2].startswith("error: ")
+    error, hint = ran.err.splitlines()[-2:]
+    assert (ran.status, ran.out) == (2, "")
+    assert error == "error: training fork 1 takes about 0.7 MB in batches of 7, where 0.0 MB may be taken"
+    assert hint == "hint: give a smaller --batch-size, or more with --memory-bytes"
+
+
+def jobs_of(run: Path) -> list[int]:
+    """How many forks each job of the run had."""
+    documents: list[Any] = [document for _, document in read_lines(run / "cache" / "jobs.jsonl")]
+    return [len(each["trials"]) for each in documents]

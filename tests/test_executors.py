@@ -174,11 +174,24 @@ if __name__ == "__main__":
     assert (ran.stdout, ran.stderr) == ("[(0, 1), (1, 2), (2, 3)]\n", "")
 
 
+def test_here_a_job_has_as_many_threads_as_are_asked_for_and_those_of_the_caller_come_back() -> None:
+    before = torch.get_num_threads()
+    for cpus, threads in ((None, before), (before + 1, before + 1), (0.5, 1)):
+        with open_executor("here", cpus=cpus) as executor:
+            for _, place in executor.run(tiny_jobs.where, None, range(2)):
+                assert place == (os.getpid(), threads)
+                assert torch.get_num_threads() == before
+
+
 def test_executors_by_name() -> None:
     with open_executor() as executor:
         assert executor == Here()
+    with open_executor("here", cpus=2) as executor:
+        assert executor == Here(threads=2)
     with open_executor("processes:3", cpus=2) as executor:
         assert executor == Processes(3, threads=2)
+    with open_executor("processes:3") as executor:
+        assert executor == Processes(3, threads=1)
 
 
 @pytest.mark.parametrize(

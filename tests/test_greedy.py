@@ -18,8 +18,9 @@ from tiny_networks import backbone
 from tiny_results import result
 from tiny_studies import pictures, study
 
+import subtune_deploy.tuning.greedy
 from subtune_deploy.documents import from_document, to_document
-from subtune_deploy.errors import InputError
+from subtune_deploy.errors import CheckFailed, InputError
 from subtune_deploy.executors import Here
 from subtune_deploy.results import append_result
 from subtune_deploy.spec import Pruning
@@ -29,7 +30,7 @@ from subtune_deploy.tuning.greedy import budget_for, greedy
 from subtune_deploy.tuning.selection import Step, chosen, select
 from subtune_deploy.tuning.settings import Fork as Tuned
 from subtune_deploy.tuning.study import Study, run_trials
-from subtune_deploy.tuning.trials import Trial, read_trials
+from subtune_deploy.tuning.trials import Trial, TrialResult, failed, read_trials
 
 Fork = frozenset[int]
 
@@ -131,6 +132,21 @@ def literally(layers: Sequence[int], evaluate: Callable[[Fork], Fraction], eps: 
 
 
 SUBSETS = [frozenset(each) for n in range(1, 5) for each in combinations(range(1, 5), n)]
+
+
+def test_a_block_that_fails_in_a_round_is_not_taken_in_it_but_may_be_in_the_next() -> None:
+    """Best were 2,3; where it cannot be trained, 1,2 is next, and then all three."""
+    known = {**{k: v * HALVES for k, v in WORKED.items()}, (2, 3): None, (1, 2, 3): 60 * HALVES}
+    steps = select((1, 2, 3), lambda forks: [known[tuple(sorted(fork))] for fork in forks], eps=0)
+    assert chosen(steps) == (2, 1, 3)
+    assert [step.failed for step in steps] == [(), (3,), ()]
+    assert steps[1].scores == ((1, 46 * HALVES),)
+
+
+def test_where_all_fail_in_a_round_it_ends_with_what_was_chosen() -> None:
+    steps = select((1, 2, 3), lambda forks: [0.5 if len(fork) < 2 else None for fork in forks])
+    assert chosen(steps) == (1,)
+    assert steps[1] == Step((1,), (), (), None, 0.0, False, (2, 3))
 
 
 @given(
@@ -371,6 +387,47 @@ def test_a_round_that_was_interrupted_goes_on_after_its_last_epoch(tmp_path: Pat
     found = greedy(EXHAUSTED, eps=0, seeds=(0,), run=tmp_path / "run", progress=progress)
     assert epochs[:4] == [2, 2, 1, 2]
     assert found == greedy(EXHAUSTED, eps=0, seeds=(0,))
+
+
+def fails_with(monkeypatch: pytest.MonkeyPatch, hopeless: Callable[[Trial], bool]) -> None:
+    """Such trials diverge, the others are trained."""
+
+    def run(of: Study, trials: Sequence[Trial], *others: object, **more: object) -> tuple[TrialResult, ...]:
+        sound = run_trials(of, [each for each in trials if not hopeless(each)], None, Here())
+        known = {each.trial: each for each in sound}
+        return tuple(known.get(each, failed(each, "diverged")) for each in trials)
+
+    monkeypatch.setattr(subtune_deploy.tuning.greedy, "run_trials", run)
+
+
+def test_a_block_that_cannot_be_trained_is_told_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one of its folds."""
+    (best, *_) = greedy(EXHAUSTED, eps=0, seeds=(0,)).order
+    fails_with(monkeypatch, lambda trial: trial.fork.layers == (best,) and trial.fold == 1)
+    said: list[str] = []
+    found = greedy(EXHAUSTED, eps=0, seeds=(0,), say=said.append)
+    assert said == [f"left out in this round: {best}: diverged"]
+    assert found.order
+    assert found.order[0] != best
+    assert [each.failed for each in found.rounds] == [(best,), *[()] * (len(found.rounds) - 1)]
+    assert best not in {score.layer for score in found.rounds[0].scores}
+    assert from_document(Greedy, to_document(found)) == found
+
+
+@pytest.mark.parametrize("hopeless", ["the head", "single blocks", "the chosen fork"])
+def test_without_anything_to_choose_there_is_no_selection(
+    hopeless: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_with(
+        monkeypatch,
+        lambda trial: {
+            "the head": not trial.fork.layers,
+            "single blocks": len(trial.fork.layers) == 1,
+            "the chosen fork": trial.fold is None,
+        }[hopeless],
+    )
+    with pytest.raises(CheckFailed, match=r"\d of \d trials failed: .*diverged"):
+        greedy(EXHAUSTED, eps=0, seeds=(0,))
 
 
 def test_an_eps_below_zero_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_what_another_call_can_go_on_with_stays(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_is_done_is_kept_for_no_other_call(tmp_path: Path) -> None:
+    """A process was killed after it had written the outcome, before it had removed the training."""
+    trials = [*map(Trial, FORKS)]
+    one, two = planned(tmp_path, trials, by(3), workers=1)
+    begun(one, "one")
+    begun(two, "two")
+    assert kept(planned(tmp_path, [], by(3), workers=1, done={*one.trials})) == []
+    assert kept([one, two]) == [None, "two"]
+
+
 def test_a_job_goes_on_without_a_trial_that_is_not_wanted_now(tmp_path: Path) -> None:
     trials = [*map(Trial, FORKS)]
     (job,) = planned(tmp_path, trials, by(100), workers=1)

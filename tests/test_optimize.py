@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from tiny_studies import study
 from subtune_deploy import optimize
 from subtune_deploy.bundle import open_bundle
 from subtune_deploy.documents import read_document
+from subtune_deploy.errors import CheckFailed
 from subtune_deploy.executors import Here
 from subtune_deploy.goal import Goal, Optimized
 from subtune_deploy.latency_model import LatencyModel
-from subtune_deploy.optimize import Listener, _Trainer
+from subtune_deploy.optimize import Listener, _Journal, _Trainer, _tuned
 from subtune_deploy.runtime import Bundle
 from subtune_deploy.stats import Interval
 from subtune_deploy.tuning.documents import read_profile
@@ -78,7 +80,7 @@ def test_a_task_is_deployed_that_keeps_the_goal(done: tuple[Path, Ran]) -> None:
     assert all(json.dumps(entry.told)[1:-1] in page for entry in found.decisions if "<" not in entry.told)
     assert '"status":"measured"' in page
     assert '"status":"predicted"' in page
-    assert not (out / "bright.safetensors.partial").exists()
+    assert not list(out.glob("*.partial"))
 
 
 def test_the_same_command_measures_and_trains_nothing_again(place: Path, done: tuple[Path, Ran]) -> None:
@@ -127,6 +129,7 @@ def test_bad_input_is_one_line(place: Path, tmp_path: Path, done: tuple[Path, Ra
         (tmp_path / "no", ("--max-added", "many"), "'many' is no percentage"),
         (tmp_path / "no", ("--span", "9"), "does not fit 4 blocks"),
         (tmp_path / "no", ("--name", "base"), "base"),
+        (tmp_path / "no", ("--executor", "processes:1", "--gpus", "1"), "cannot give 1 GPUs"),
     ):
         ran = optimized(place, out, *arguments)
         assert (ran.status, ran.out) == (2, "")
@@ -166,6 +169,23 @@ def test_a_goal_that_is_missed_is_told() -> None:
     assert Goal().missed(0.1, added) == ()
 
 
+def test_the_chosen_fork_is_not_trained_for_nothing_where_its_checkpoint_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *others: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = _Journal(1, Listener())
+    with monkeypatch.context() as patch:
+        patch.setattr(optimize, "write_state", full)
+        with pytest.raises(OSError, match="No space"):
+            _tuned(study(), Fork((2,)), "task", tmp_path, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["task_2.partial"]
+    _tuned(study(), Fork((3,)), "task", tmp_path, journal)  # which another goal may choose
+    _tuned(study(), Fork((2,)), "task", tmp_path, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["task.safetensors"]
+
+
 def test_a_fork_that_diverges_is_left_out_and_the_others_are_trained(tmp_path: Path) -> None:
     """Of three forks the blocks learn too fast; the head alone has a rate of its own."""
     trainer = _Trainer(study(replace(QUICK_STUDY, lr=1e30)), None, "", tmp_path / "run", Here(), Listener())
@@ -176,3 +196,10 @@ def test_a_fork_that_diverges_is_left_out_and_the_others_are_trained(tmp_path: P
     known = len(read_trials(tmp_path / "run"))
     assert [row.fork for row in trainer([Fork(()), Fork((2,))]).rows] == ["none"]
     assert len(read_trials(tmp_path / "run")) == known  # none is tried again
+
+
+def test_without_the_head_alone_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    wild = study(replace(QUICK_STUDY, probe_lr=1e30))
+    trainer = _Trainer(wild, None, "", tmp_path / "run", Here(), Listener())
+    with pytest.raises(CheckFailed, match=r"the head alone could not be trained: .*diverged"):
+        trainer([Fork(()), Fork((2,))])

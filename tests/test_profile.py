@@ -12,10 +12,10 @@ from tiny_prunable import prunable
 from tiny_studies import QUICK, study
 
 from subtune_deploy.documents import from_document, to_document
-from subtune_deploy.errors import InputError, LayersError
+from subtune_deploy.errors import CheckFailed, InputError, LayersError
 from subtune_deploy.executors import Here
 from subtune_deploy.spec import Pruning
-from subtune_deploy.tuning.profile import forks_of, profile, refusals
+from subtune_deploy.tuning.profile import complete, forks_of, profile, refusals
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.study import run_trials
 from subtune_deploy.tuning.trials import Trial, read_trials
@@ -59,6 +59,29 @@ def test_a_second_call_trains_only_what_is_new(tmp_path: Path) -> None:
     trained = [result.trial for result in read_trials(run)]
     assert len(trained) == len(set(trained)) == 6
     assert found == profile(study(), FORKS[:3], seeds=(0, 1))
+
+
+WILD = study(replace(QUICK, lr=1e30))
+"""Blocks learn too fast; the head alone has a rate of its own."""
+
+
+def test_forks_that_cannot_be_trained_are_left_out_aloud(tmp_path: Path) -> None:
+    said: list[str] = []
+    found = profile(WILD, FORKS[:3], seeds=(0, 1), run=tmp_path, say=said.append)
+    assert [row.fork for row in found.rows] == ["none"]
+    assert found.rows == profile(WILD, FORKS[:1], seeds=(0, 1)).rows
+    assert [line.rpartition(": training diverged")[0] for line in said] == [
+        "left out: 2", "left out: 2,4 siamese"
+    ]  # fmt: skip
+    with pytest.raises(CheckFailed, match="2 forks could not be trained: 2; 2,4 siamese") as caught:
+        complete(found, FORKS[:3])
+    assert all(option in caught.value.hint for option in ("--lr", "--batch-size"))
+    assert complete(found, FORKS[:1]) is found
+
+
+def test_where_none_can_be_trained_there_is_no_profile() -> None:
+    with pytest.raises(CheckFailed, match="2 of 2 trials failed: 2 seed 0"):
+        profile(WILD, FORKS[1:2], seeds=(0, 1))
 
 
 def test_nothing_to_train_and_blocks_that_are_not_there_are_refused() -> None:

@@ -255,6 +255,15 @@ def test_a_fork_that_cannot_be_thinned_after_training_fails_alone(network: Backb
         tune(network, "task", TRAIN, TEST, EMPTIED, config)
 
 
+def test_after_a_divergence_other_settings_can_be_tried_in_the_same_place(
+    network: Backbone, tmp_path: Path
+) -> None:
+    keep = tmp_path / "task.partial"
+    with pytest.raises(CheckFailed, match="diverged"):
+        tune(network, "task", TRAIN, TEST, Fork(), replace(QUICK, probe_lr=1e30), keep=keep)
+    tune(network, "task", TRAIN, TEST, Fork(), QUICK, keep=keep)
+
+
 def test_when_all_have_diverged_no_more_batches_are_prepared(network: Backbone, tmp_path: Path) -> None:
     told: list[tuple[str, float, float]] = []
     config = replace(QUICK, epochs=50, probe_lr=1e30)
@@ -297,7 +306,7 @@ def test_a_training_goes_on_where_it_was_interrupted(network: Backbone, tmp_path
     assert epochs == list(range(min(epoch, 3) + 1, 5))
     for one, two in zip(found, together(network, FORKS), strict=True):
         alike(one, two, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [keep], "what came of it is not on the disk yet"
 
 
 def test_augmentation_and_dropout_go_on_as_if_nothing_had_happened(
@@ -357,6 +366,24 @@ def test_a_file_of_another_training_is_refused_and_stays(
     assert keep.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "fork", [Fork((4,)), Fork((3,), siamese=True), Fork((3,), prune=Pruning(0.5))], ids=str
+)
+def test_a_task_does_not_take_the_place_of_another_forks_training(
+    network: Backbone, tmp_path: Path, fork: Fork
+) -> None:
+    keep = tmp_path / "task.partial"
+    interrupted_after(1, network, (Fork((3,)),), keep)
+    before = keep.read_bytes()
+    with pytest.raises(
+        InputError, match=f"keeps a training of fork 3, where {fork} is to be trained"
+    ) as caught:
+        tune(network, "task", TRAIN, TEST, fork, QUICK, keep=keep)
+    assert caught.value.hint == "give another -o, or delete it to begin anew"
+    assert keep.read_bytes() == before
+    tune(network, "task", TRAIN, TEST, Fork((3,)), QUICK, keep=keep)
+
+
 def test_a_damaged_file_is_refused_in_one_line_and_stays(network: Backbone, tmp_path: Path) -> None:
     keep = tmp_path / "forks.partial"
     interrupted_after(1, network, FORKS[:2], keep)
@@ -408,7 +435,7 @@ def test_memory_may_run_out_at_any_time(
     assert len(said) == 1
     for one, two in zip(found, expected, strict=True):
         alike(one, two)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == ([keep] if keep else [])
 
 
 def test_a_fork_that_never_fits_fails_alone(dropping: Backbone, little_memory: type[Dropping]) -> None:

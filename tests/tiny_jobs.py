@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from subtune_deploy.backbone import Backbone
+    from subtune_deploy.tuning.settings import Fork
+    from subtune_deploy.tuning.study import Sent
 
 
 def multiplied(shared: int, job: int) -> int:
@@ -42,6 +44,15 @@ def where(shared: object, job: int) -> tuple[int, int]:
 
     time.sleep(0.3)  # so that one worker does not take all
     return os.getpid(), torch.get_num_threads()
+
+
+def losses(shared: Sent, job: Fork) -> list[float]:
+    """Of each epoch of a training: they show what accuracies of a few pictures hide."""
+    from subtune_deploy.tuning.train import train_together
+
+    study = shared.study
+    (tuned,) = train_together(study.backbone, [job], *study.data[:2], study.config)
+    return [epoch.loss for epoch in tuned.history]
 
 
 def locks(shared: list[object], job: int) -> int:

@@ -27,7 +27,7 @@ from subtune_deploy.models import load_model
 from subtune_deploy.tuning.active import SCHEDULE, active
 from subtune_deploy.tuning.documents import About, Greedy
 from subtune_deploy.tuning.greedy import greedy
-from subtune_deploy.tuning.profile import profile
+from subtune_deploy.tuning.profile import complete, profile
 from subtune_deploy.tuning.settings import Fork
 from subtune_deploy.tuning.study import Study
 
@@ -44,7 +44,7 @@ BESIDE = " beside"
 
 
 def make(runs: Sequence[Run], folder: Path, executor: Executor, say: Say = print) -> dict[str, About]:
-    """Train what `folder` has no outcome of yet. Raises as `load_model`, `load_data` and `run_trials` do."""
+    """Train what `folder` has no outcome of. Raises as `load_model`, `load_data`, `run_trials` and `complete` do."""
     found: dict[str, About] = {}
     for number, run in enumerate(runs, start=1):
         say(f"run {number} of {len(runs)}: {run.kind} {run.name}".rstrip())
@@ -63,7 +63,8 @@ def make(runs: Sequence[Run], folder: Path, executor: Executor, say: Say = print
 
 
 def _profile(run: Run, study: Study, how: Mapping[str, Any]) -> About:
-    return profile(study, run.chosen(len(study.backbone.blocks)), examples=run.examples, **how)
+    forks = run.chosen(len(study.backbone.blocks))
+    return complete(profile(study, forks, examples=run.examples, **how), forks)
 
 
 def _greedy(run: Run, study: Study, how: Mapping[str, Any]) -> About:
@@ -84,7 +85,8 @@ def _beside(chosen: Greedy, run: Run, study: Study, how: Mapping[str, Any]) -> A
     if run.prefixes:
         forks += [Fork(chosen.order[:count]) for count in range(1, len(chosen.order) + 1)]
     folder = how["run"].with_name(f"{how['run'].name}_beside")
-    return profile(replace(study, folds=0), forks, examples=run.examples, **{**how, "run": folder})
+    found = profile(replace(study, folds=0), forks, examples=run.examples, **{**how, "run": folder})
+    return complete(found, forks)
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from .common import (
 )
 from .pruning import prune_candidates_options, read_prunings
 from .searching import examples_option
-from .studies import read_study, teller
+from .studies import executor_options, read_study, teller
 from .timing import sweep_teller
 from .tuning import data_options, training_options
 
@@ -65,14 +65,7 @@ if TYPE_CHECKING:
     help="For timing one of them, or six loads of four rounds.",
 )
 @training_options
-@click.option(
-    "--executor",
-    "where",
-    default="here",
-    show_default=True,
-    metavar="here|processes:N|ray[:ADDRESS]",
-    help="Where trainings run; results are the same.",
-)
+@executor_options
 @click.option("--name", default="task", show_default=True, help="What the task is called.")
 @click.option(
     "-o",
@@ -85,7 +78,8 @@ if TYPE_CHECKING:
 @json_option
 def optimize(
     examples: int | None, target: str, max_added: str | None, min_accuracy: str | None, tasks: int, span: str | None,
-    minutes: float, measurements: int, seconds: float, where: str, name: str, out: Path, as_json: bool, **others: Any,
+    minutes: float, measurements: int, seconds: float, where: str, cpus: float | None, gpus: float, name: str,
+    out: Path, as_json: bool, **others: Any,
 ) -> None:  # fmt: skip
     """Pictures in, engine out: which blocks to fork is found, trained, built, checked and timed.
 
@@ -108,7 +102,8 @@ def optimize(
     blocks = len(study.backbone.blocks)
     lengths = read_span(span, blocks)
     effort = Effort(minutes, lengths, prunings, measurements, seconds, examples)
-    with bar("optimize") as tick, redirect_stdout(sys.stderr), open_executor(where) as executor:
+    opened = open_executor(where, cpus=cpus, gpus=gpus)
+    with bar("optimize") as tick, redirect_stdout(sys.stderr), opened as executor:
         found = search(
             study, recipe, out, goal, effort, name=name, source=source, executor=executor,
             listener=Listener(_say, sweep_teller(tick, []), teller(tick)),

@@ -56,9 +56,9 @@ def profile(
     """Accuracy of every candidate fork.
 
     Forks that see the same pictures are trained together in one pass, as many as memory takes; each result is
-    that of separate training.
+    that of separate training. Those that cannot be trained are left out, with exit status 1 at the end.
     """
-    from ..tuning.profile import forks_of
+    from ..tuning.profile import complete, forks_of
     from ..tuning.profile import profile as train_all
     from ..tuning.tables import best_told, profile_table
 
@@ -77,6 +77,7 @@ def profile(
             executor=executor, told=teller(tick), say=messages.print,
         )  # fmt: skip
     leave(trainings, found, partial(_draw, found, pairs=pairs), profile_table(found), [best_told(found)])
+    complete(found, chosen)
 
 
 def _trainable(study: Study, forks: Sequence[Fork], named: Sequence[Fork]) -> tuple[Fork, ...]:
@@ -213,7 +214,7 @@ def active(forks: tuple[str, ...], schedule: str, **others: Any) -> None:
     with running("active", trainings) as (executor, tick):
         found = learn(
             study, chosen, schedule=sizes, seeds=seeds_of(study, trainings), source=source, run=trainings.run,
-            executor=executor, told=_teller(tick),
+            executor=executor, told=_teller(tick), say=messages.print,
         )  # fmt: skip
     leave(trainings, found, partial(draw_active, found), active_table(found))
 

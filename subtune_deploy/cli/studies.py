@@ -25,22 +25,27 @@ Tick: TypeAlias = Callable[[str, float, float], None]
 
 PICTURES = (".svg", ".png", ".pdf")
 
+executor_options = options(
+    click.option(
+        "--executor", "where", default="here", show_default=True, metavar="here|processes:N|ray[:ADDRESS]",
+        help="Where trainings run; with equal --cpus results are the same.",
+    ),
+    click.option(
+        "--cpus", type=click.FloatRange(0, min_open=True), show_default="1; here all that PyTorch is set to",
+        help="CPUs, and threads, of each training; accuracies depend on their number, by up to a percent.",
+    ),
+    click.option(
+        "--gpus", type=click.FloatRange(0), default=0, show_default=True, help="GPUs of each training on Ray."
+    ),
+)  # fmt: skip
+"""Where trainings run."""
+
 study_options = options(
     click.option(
         "--seeds", "count", type=click.IntRange(1), default=3, show_default=True,
         help="Trainings of each fork; they have the seeds from --seed on.",
     ),
-    click.option(
-        "--executor", "where", default="here", show_default=True, metavar="here|processes:N|ray[:ADDRESS]",
-        help="Where trainings run; results are the same.",
-    ),
-    click.option(
-        "--cpus", type=click.FloatRange(0, min_open=True), default=1, show_default=True,
-        help="CPUs of each training elsewhere than here.",
-    ),
-    click.option(
-        "--gpus", type=click.FloatRange(0), default=0, show_default=True, help="GPUs of each training on Ray."
-    ),
+    executor_options,
     click.option(
         "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE",
         help="FILE.json, with a picture beside it. FILE.run keeps what is done: the same command goes on there.",
@@ -56,7 +61,7 @@ class Trainings:
 
     count: int
     where: str
-    cpus: float
+    cpus: float | None
     gpus: float
     out: Path
     as_json: bool
@@ -112,8 +117,8 @@ def running(title: str, trainings: Trainings) -> Iterator[tuple[Executor, Tick]]
     """Where trainings run, and their bar. What they print is no result: to stderr."""
     from ..executors import open_executor
 
-    how = {"cpus": trainings.cpus, "gpus": trainings.gpus}
-    with redirect_stdout(sys.stderr), bar(title) as tick, open_executor(trainings.where, **how) as executor:
+    opened = open_executor(trainings.where, cpus=trainings.cpus, gpus=trainings.gpus)
+    with redirect_stdout(sys.stderr), bar(title) as tick, opened as executor:
         yield executor, tick
 
 

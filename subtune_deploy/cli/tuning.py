@@ -118,6 +118,7 @@ def tune(layers: str, name: str, siamese: bool, init: Any, out: Path, **others: 
     """
     from ..checkpoint import check_writable, write_state
     from ..tasks import task_state
+    from ..tuning.keep import forget
     from ..tuning.train import tune as train_task
 
     check_task_name(name)
@@ -140,6 +141,7 @@ def tune(layers: str, name: str, siamese: bool, init: Any, out: Path, **others: 
             say=messages.print,
         )
     write_state(out, *task_state(backbone, tuned.task))
+    forget(partial)
     what = "everything" if fork.layers == "all" else f"blocks {fork}"
     click.echo(f"{name}: {what}, {tuned.accuracy:.1%} of {len(found.test)} held-out pictures right")
     click.echo(f"checkpoint: {out}")

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..memory import available
 from .cluster import open_cluster
 from .processes import Processes
-from .remote import J, R, S, outcome
+from .remote import J, R, S, limited, outcome
 
 
 class Executor(Protocol):
@@ -51,10 +51,11 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Here:
-    """One job after the other, in this process."""
+    """One job after the other, in this process, with so many threads of PyTorch; None: as many as it is set to."""
 
     workers: int = 1
     gpu: float = 1
+    threads: int | None = None
 
     @property
     def memory(self) -> int:
@@ -65,14 +66,17 @@ class Here:
         self, function: Callable[[S, J], R], shared: S, jobs: Sequence[J]
     ) -> Generator[tuple[int, R | Exception], None, None]:
         for index, job in enumerate(jobs):
-            yield index, outcome(function, shared, job)
+            with limited(self.threads):
+                found = outcome(function, shared, job)
+            yield index, found
 
 
 @contextmanager
-def open_executor(text: str = "here", *, cpus: float = 1, gpus: float = 0) -> Iterator[Executor]:
+def open_executor(text: str = "here", *, cpus: float | None = None, gpus: float = 0) -> Iterator[Executor]:
     """The executor that `text` names: `here`, `processes:N`, `ray` or `ray:ADDRESS`.
 
-    `cpus`: of each job, and as many threads of PyTorch, but `here`, where PyTorch takes what it is set to.
+    `cpus`: of each job, and as many threads of PyTorch; None: one, but `here` as many as PyTorch is set to. Sums
+    depend on the number of threads, so that outcomes are the same whichever executor only if that is equal.
     `gpus`: of each job on Ray. `ray` alone means the cluster that this process is connected to, or that the
     environment variable RAY_ADDRESS names, or else one of this machine, for the time of the block.
 
@@ -80,17 +84,18 @@ def open_executor(text: str = "here", *, cpus: float = 1, gpus: float = 0) -> It
     Raises InputError; Unavailable where Ray is not installed, its cluster out of reach or too small.
     """
     kind, _, rest = text.partition(":")
-    if cpus <= 0 or gpus < 0:
-        raise InputError(f"a job cannot have {cpus:g} CPUs and {gpus:g} GPUs", "give more than 0 CPUs")
+    each = 1 if cpus is None else cpus
+    if each <= 0 or gpus < 0:
+        raise InputError(f"a job cannot have {each:g} CPUs and {gpus:g} GPUs", "give more than 0 CPUs")
     if gpus and kind != "ray":
         raise InputError(f"executor {text!r} cannot give {gpus:g} GPUs to each job", "use the executor ray")
     if kind == "ray":
-        with open_cluster(rest, cpus, gpus) as cluster:
+        with open_cluster(rest, each, gpus) as cluster:
             yield cluster
     elif kind == "processes":
-        yield Processes(_count(text, rest), max(1, int(cpus)))
+        yield Processes(_count(text, rest), max(1, int(each)))
     elif text == "here":
-        yield Here()
+        yield Here(threads=None if cpus is None else max(1, int(cpus)))
     else:
         raise InputError(f"executor {text!r} is unknown", "give here, processes:N, ray or ray:HOST:PORT")
 

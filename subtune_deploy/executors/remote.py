@@ -6,7 +6,8 @@ import pickle
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,11 +37,25 @@ def outcome(function: Callable[[S, J], R], shared: S, job: J) -> R | Exception:
         return error
 
 
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """So many threads of PyTorch for the time of the block; None: as many as it is set to."""
+    torch = sys.modules.get("torch")  # it came with the function, if that needs it
+    if torch is None or threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def answer(function: Callable[[Any, Any], Any], shared: Any, job: Any, threads: int) -> Any:
     """In the worker: the outcome as it can be sent, computed with so many threads of PyTorch."""
-    if torch := sys.modules.get("torch"):  # it came with the function, if that needs it
-        torch.set_num_threads(threads)
-    found = outcome(function, shared, job)
+    with limited(threads):
+        found = outcome(function, shared, job)
     return _sendable(found) if isinstance(found, Exception) else found
 
 

@@ -25,17 +25,22 @@ from ..executors import Executor, Here
 from ..lines import append_line, read_lines
 from ..records import to_plain, to_record
 from ..run_folder import open_run
+from .chunks import chunks
 from .documents import Active, Labelled
 from .profile import about
 from .settings import Fork, resolved
-from .study import FREE, Sent, Study, description
-from .train import TunedTask, answers, family, train_together
+from .study import FREE, Sent, Study, description, room
+from .train import Say, TunedTask, answers, family, train_together, unheard
 
 SCHEDULE = (100, 500, 1000, 2500, 5000, 10_000)
 """How many pictures are labelled, step by step: the paper's."""
 
 LINES = "active.jsonl"
 """In a run's folder: what was learnt on which pictures."""
+
+FAILED = (
+    "the others are kept: leave these out, or with another -o give a lower --lr, or a smaller --batch-size"
+)
 
 Indices = tuple[int, ...]
 Told = Callable[[int, int, "Learnt | None"], object]
@@ -73,20 +78,24 @@ def active(
     run: Path | None = None,
     executor: Executor | None = None,
     told: Told = lambda done, total, learnt: None,
+    say: Say = unheard,
     progress: Progress = silent,
 ) -> Active:
     """Train each fork on growing sets of pictures, chosen by margin and at random, for each seed.
 
     The `schedule` goes as far as the pool. `told` hears how many of all trainings are done, and what has just been
-    learnt. A call that was killed goes on, where it had a folder `run`, without repeating a training.
-    Raises InputError (schedule, forks, another run's folder), CheckFailed where a training diverged, Unavailable.
+    learnt, `say` what a person should know. A call that was killed goes on, where it had a folder `run`, without
+    repeating a training.
+
+    Raises InputError (schedule, forks, one that memory is too small for, another run's folder); Unavailable;
+    CheckFailed where a training diverged, at the end of its step, so that the others of the step are kept.
     """
     sizes = _as_far_as_it_goes(schedule, len(study.data.train))
     if not (forks and seeds):
         raise InputError(f"{len(forks)} forks and {len(seeds)} seeds were given", "give at least one of each")
     what = {**description(study, "active"), "schedule": list(sizes)}
     with open_run(run.absolute(), what, LINES) if run else nullcontext() as folder:
-        learner = _Learner(study, executor or Here(), folder, told, progress)
+        learner = _Learner(study, executor or Here(), folder, told, say, progress)
         arms = [
             _Arm(fork, strategy, seed, at_random(len(study.data.train), sizes[0], seed))
             for strategy in ("margin", "random")
@@ -172,6 +181,7 @@ class _Learner:
     executor: Executor
     folder: Path | None
     told: Told
+    say: Say
     progress: Progress
     done: int = 0
     total: int = 0
@@ -186,20 +196,26 @@ class _Learner:
             self.known = {(each.fork, each.seed, each.digest): each for each in read}
 
     def learn(self, arms: Sequence[_Arm], wanted: int) -> dict[_Arm, Learnt]:
-        """One step of all arms: what each learnt on what it has labelled."""
+        """One step of all arms: what each learnt on what it has labelled. Raises CheckFailed at its end."""
         keys = {arm: (str(arm.fork), arm.seed, digest(arm.labelled)) for arm in arms}
         self.done += len({key for key in keys.values() if key in self.known})
         self.told(self.done, self.total, None)
-        jobs = _jobs([arm for arm in arms if keys[arm] not in self.known], wanted)
+        left = [arm for arm in arms if keys[arm] not in self.known]
+        jobs, failures = _jobs(self.study, room(self.study.config, self.executor), left, wanted), list[str]()
         with closing(self.executor.run(_learn, Sent(self.study, self.progress), jobs)) as outcomes:
             for _, outcome in outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
                 self._keep(outcome)
+                failures += outcome.failures
+        if failures:
+            raise CheckFailed("; ".join(failures), FAILED)
         return {arm: self.known[key] for arm, key in keys.items()}
 
-    def _keep(self, found: Iterable[Learnt]) -> None:
-        for learnt in found:
+    def _keep(self, ended: _Ended) -> None:
+        for text in ended.said:
+            self.say(text)
+        for learnt in ended.learnt:
             if self.folder:
                 append_line(self.folder / LINES, to_plain(learnt))
             self.known[learnt.fork, learnt.seed, learnt.digest] = learnt
@@ -207,20 +223,28 @@ class _Learner:
             self.told(self.done, self.total, learnt)
 
 
-def _jobs(arms: Iterable[_Arm], wanted: int) -> list[Job]:
-    """Arms that have the same pictures train together; only by margin is something chosen."""
+def _jobs(study: Study, limit: int, arms: Iterable[_Arm], wanted: int) -> list[Job]:
+    """Arms that have the same pictures train together, within `limit` bytes; only by margin is something chosen."""
     together: dict[tuple[int, Indices], list[_Arm]] = {}
     for arm in arms:
         together.setdefault((arm.seed, arm.labelled), []).append(arm)
     return [
         Job(
-            tuple(dict.fromkeys(arm.fork for arm in group)),
+            tuple(forks),
             seed,
             labelled,
             wanted if any(arm.strategy == "margin" for arm in group) else 0,
         )
         for (seed, labelled), group in together.items()
+        for forks in _fitting(study, limit, group)
     ]
+
+
+def _fitting(study: Study, limit: int, group: Sequence[_Arm]) -> list[list[Fork]]:
+    """Their forks in groups that fit into memory together."""
+    pictures = len(group[0].labelled)
+    batch = resolved(study.config, family(study.backbone), pictures).largest(pictures)
+    return chunks(study.backbone, [*dict.fromkeys(arm.fork for arm in group)], batch, limit)
 
 
 def digest(labelled: Indices) -> str:
@@ -228,18 +252,31 @@ def digest(labelled: Indices) -> str:
     return hashlib.sha256(repr(labelled).encode()).hexdigest()[:16]
 
 
-def _learn(sent: Sent, job: Job) -> list[Learnt]:
+@dataclass(frozen=True)
+class _Ended:
+    """What a job comes back with. `failures`: which forks learnt nothing, and why."""
+
+    learnt: tuple[Learnt, ...]
+    failures: tuple[str, ...]
+    said: tuple[str, ...]
+
+
+def _learn(sent: Sent, job: Job) -> _Ended:
     """One job, wherever it runs."""
-    study = sent.study
+    study, said = sent.study, list[str]()
     pool, config = study.data.train, replace(study.config, seed=job.seed)
     train = subset(pool, np.array(job.labelled))
-    tuned = train_together(study.backbone, job.forks, train, study.data.test, config, progress=sent.progress)
-    return [_learnt(study, fork, each, job) for fork, each in zip(job.forks, tuned, strict=True)]
+    tuned = train_together(
+        study.backbone, job.forks, train, study.data.test, config, progress=sent.progress, say=said.append
+    )
+    found = [*zip(job.forks, tuned, strict=True)]
+    learnt = (_learnt(study, fork, each, job) for fork, each in found if not each.failure)
+    where = f"seed {job.seed} on {len(job.labelled)} pictures"
+    failures = (f"{fork} {where}: {each.failure}" for fork, each in found if each.failure)
+    return _Ended(tuple(learnt), tuple(failures), tuple(said))
 
 
 def _learnt(study: Study, fork: Fork, tuned: TunedTask, job: Job) -> Learnt:
-    if tuned.failure:
-        raise CheckFailed(f"{fork} on {len(job.labelled)} pictures: {tuned.failure}", "give a lower rate")
     chosen = _least_sure(study, tuned, job) if job.wanted else ()
     return Learnt(str(fork), job.seed, digest(job.labelled), len(job.labelled), tuned.accuracy, chosen)
 

@@ -122,7 +122,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of Algorithm 1, begun with the blocks `chosen`; `best` is None where no score was above 0."""
+    """One round of Algorithm 1, begun with the blocks `chosen`; `best` is None where no score was above 0.
+
+    `failed`: blocks with which the fork could not be trained.
+    """
 
     chosen: tuple[int, ...]
     scores: tuple[Score, ...]
@@ -130,6 +133,7 @@ class Round:
     best: int | None
     accuracy: float
     taken: bool
+    failed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from .profile import about, row
 from .selection import Step, chosen, select
 from .settings import Fork
 from .study import Step as Trained
-from .study import Study, run_trials, settings_of
-from .trials import Trial, TrialResult
+from .study import Study, check_trained, run_trials, settings_of
+from .trials import Trial, TrialResult, lost
 
 
 def greedy(
@@ -50,7 +50,10 @@ def greedy(
 
     `examples`: so many of the training pictures take part, drawn by that seed; none: all. The chosen fork is
     trained on them once for each of `seeds`, and counted on the test pictures. Rounds that the folder `run` has
-    trials of are not trained again. Raises as `select`, `Budget.check` and `run_trials` do.
+    trials of are not trained again. A block with which a trial fails is not taken in that round, which `say` hears.
+
+    Raises as `select`, `Budget.check` and `run_trials` do; CheckFailed where the head alone, all single blocks or
+    the chosen fork cannot be trained.
     """
     budget = budget or Budget({block.index: block.parameters for block in study.backbone.blocks})
     budget.check()
@@ -59,11 +62,13 @@ def greedy(
     def train(trials: Sequence[Trial]) -> tuple[TrialResult, ...]:
         return run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
 
-    validate = _CrossValidation(train, study.folds, study.config.seed)
+    validate = _CrossValidation(train, study.folds, study.config.seed, say)
     steps = select(sorted(budget.parameters), validate, eps, budget.allows)  # refuses eps, so it comes first
     (head,) = validate([frozenset()])
+    assert head is not None
     fork = Fork(tuple(sorted(chosen(steps))))
-    final = row(study.backbone, fork, train([Trial(fork, seed) for seed in seeds]))
+    trained = train([Trial(fork, seed) for seed in seeds])
+    check_trained(trained)
     return Greedy(
         **about(study, source, settings_of(study, None)),
         examples=examples,
@@ -75,7 +80,7 @@ def greedy(
         rounds=tuple(_documented(step, budget, validate) for step in steps),
         order=chosen(steps),
         seeds=tuple(seeds),
-        final=final,
+        final=row(study.backbone, fork, trained),
     )
 
 
@@ -119,20 +124,30 @@ def _prepared(study: Study, examples: int | None, seeds: Sequence[int]) -> Study
 
 @dataclass(frozen=True)
 class _CrossValidation:
-    """Mean accuracy over the folds; those of each fold are `kept`."""
+    """Mean accuracy over the folds; those of each fold are `kept`. None where a trial failed, which `say` hears.
+
+    Raises CheckFailed where the head alone or all single blocks fail: there is nothing to choose.
+    """
 
     train: Callable[[Sequence[Trial]], tuple[TrialResult, ...]]
     folds: int
     seed: int
+    say: Callable[[str], object]
     kept: dict[frozenset[int], tuple[float, ...]] = field(default_factory=dict)
 
-    def __call__(self, forks: Sequence[frozenset[int]]) -> list[float]:
+    def __call__(self, forks: Sequence[frozenset[int]]) -> list[float | None]:
         layers = [tuple(sorted(fork)) for fork in forks]
         trials = [Trial(Fork(each), self.seed, fold=fold) for fold in range(self.folds) for each in layers]
         results = self.train(trials)
+        failed = lost(results)
+        if len(failed) == len(forks) and all(len(fork) <= 1 for fork in forks):
+            check_trained(results)
+        for each, reason in failed.items():
+            self.say(f"left out in this round: {each}: {reason}")
         for place, fork in enumerate(forks):
-            self.kept[fork] = tuple(result.accuracy for result in results[place :: len(forks)])
-        return [fmean(self.kept[fork]) for fork in forks]
+            if Fork(layers[place]) not in failed:
+                self.kept[fork] = tuple(result.accuracy for result in results[place :: len(forks)])
+        return [fmean(self.kept[fork]) if fork in self.kept else None for fork in forks]
 
 
 def _documented(step: Step, budget: Budget, validate: _CrossValidation) -> Round:
@@ -142,4 +157,6 @@ def _documented(step: Step, budget: Budget, validate: _CrossValidation) -> Round
         for layer, accuracy in step.scores
     )
     left_out = (LeftOut(layer, budget.cost(forks[layer])) for layer in step.left_out)
-    return Round(step.chosen, tuple(scores), tuple(left_out), step.best, step.accuracy, step.taken)
+    return Round(
+        step.chosen, tuple(scores), tuple(left_out), step.best, step.accuracy, step.taken, step.failed
+    )

@@ -56,13 +56,14 @@ def planned(
     chunks: Chunks,
     workers: int,
     say: Callable[[str], object] = lambda text: None,
+    done: Set[Trial] = frozenset(),
 ) -> tuple[Job, ...]:
     """Jobs for the trials `left`: those begun in folder `cache` before, then new ones. The plan is kept there.
 
     A job that was begun goes on where it was, in groups that fit into memory now, which `say` hears. What of it is
-    not among `left` stays as it is, for another call.
+    not among `left` stays as it is, for another call, but for those that are `done`.
     """
-    begun, later = _resumed(cache, set(left), chunks, say)
+    begun, later = _resumed(cache, set(left), done, chunks, say)
     known = {trial for group in begun for trial in group}
     groups = begun + plan([trial for trial in left if trial not in known], chunks, workers - len(begun))
     if cache is not None:
@@ -71,12 +72,12 @@ def planned(
 
 
 def _resumed(
-    cache: Path | None, wanted: Set[Trial], chunks: Chunks, say: Callable[[str], object]
+    cache: Path | None, wanted: Set[Trial], done: Set[Trial], chunks: Chunks, say: Callable[[str], object]
 ) -> tuple[list[Group], list[Group]]:
     """(groups that were begun and go on now, those that are left for another call), each with its own file."""
     going, later = list[Group](), list[Group]()
     for group, file in _begun(cache).items():
-        now, others = _parted(group, wanted, chunks)
+        now, others = _parted([trial for trial in group if trial not in done], wanted, chunks)
         if len(now) > 1:
             many = sum(map(len, now))
             say(f"{many} forks do not fit into memory together any more: they go on in {len(now)} groups")
@@ -87,7 +88,7 @@ def _resumed(
     return going, later
 
 
-def _parted(group: Group, wanted: Set[Trial], chunks: Chunks) -> tuple[list[Group], list[Group]]:
+def _parted(group: Sequence[Trial], wanted: Set[Trial], chunks: Chunks) -> tuple[list[Group], list[Group]]:
     """(what of a group goes on now, what does not)"""
     mine = [trial for trial in group if trial in wanted]
     others = tuple(trial for trial in group if trial not in wanted)

@@ -60,11 +60,6 @@ class Kept:
         if self.path and self.path.exists():
             self.states.update(_read(self.path)[1])
 
-    def remove(self) -> None:
-        """There is nothing left to go on with."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
-
 
 def open_kept(path: Path | None, about: Mapping[str, Any], forks: Iterable[str]) -> Kept:
     """What the file, if there is one, has of `forks`. Raises InputError where it is of another training, or damaged."""
@@ -77,6 +72,23 @@ def open_kept(path: Path | None, about: Mapping[str, Any], forks: Iterable[str])
             "do as before to go on with it, or delete it to begin anew",
         )
     return Kept(path, about, {fork: states[fork] for fork in forks if fork in states})
+
+
+def check_alone(path: Path | None, fork: str) -> None:
+    """Raise InputError if the file keeps other forks than this one: they would be lost."""
+    if path is None or not path.exists():
+        return
+    if others := [each for each in _read(path)[1] if each != fork]:
+        raise InputError(
+            f"{path} keeps a training of fork {'; '.join(others)}, where {fork} is to be trained",
+            "give another -o, or delete it to begin anew",
+        )
+
+
+def forget(path: Path | None) -> None:
+    """What came of the training is on the disk, or nothing will: there is nothing to go on with."""
+    if path:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, State]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backbone import Backbone
 from ..backends.base import Progress, silent
-from ..errors import InputError
+from ..errors import CheckFailed, InputError
 from ..executors import Executor, Here
 from ..records import to_plain
 from ..spec import Pruning
@@ -23,8 +23,8 @@ from ..sweep import candidates
 from .documents import Profile, Row, mean_and_std
 from .settings import Fork, TrainConfig
 from .start import check_fork
-from .study import FREE, Step, Study, run_trials, settings_of
-from .trials import Trial, TrialResult
+from .study import FREE, REMEDY, Step, Study, check_trained, run_trials, settings_of
+from .trials import Trial, TrialResult, lost
 
 
 def profile(
@@ -42,7 +42,8 @@ def profile(
 ) -> Profile:
     """Train each fork once for each seed, on `examples` pictures drawn by it (None: all); forks in their order.
 
-    `source` names the data in the document. The others, and the errors, are those of `run_trials`.
+    Those that fail with some seed are left out, which `say` hears, see `complete`. `source` names the data in the
+    document. The others, and the errors, are those of `run_trials`; CheckFailed where all fail.
     """
     chosen = tuple(dict.fromkeys(forks))
     if not (chosen and seeds):
@@ -51,9 +52,22 @@ def profile(
         )
     trials = [Trial(fork, seed, examples) for seed in seeds for fork in chosen]
     results = run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
-    rows = tuple(row(study.backbone, fork, results) for fork in chosen)
+    failed = lost(results)
+    if len(failed) == len(chosen):
+        check_trained(results)
+    for fork, reason in failed.items():
+        say(f"left out: {fork}: {reason}")
+    rows = tuple(row(study.backbone, fork, results) for fork in chosen if fork not in failed)
     settings = settings_of(study, examples)
     return Profile(**about(study, source, settings), examples=examples, seeds=tuple(seeds), rows=rows)
+
+
+def complete(found: Profile, forks: Iterable[Fork]) -> Profile:
+    """`found`, if it has all of `forks`. Raises CheckFailed, naming those that were left out."""
+    rows = {row.fork for row in found.rows}
+    if missing := [str(fork) for fork in forks if str(fork) not in rows]:
+        raise CheckFailed(f"{len(missing)} forks could not be trained: {'; '.join(missing)}", REMEDY)
+    return found
 
 
 def row(backbone: Backbone, fork: Fork, results: Iterable[TrialResult]) -> Row:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
-Evaluate = Callable[[Sequence[frozenset[int]]], Sequence[float]]
-"""Forks -> the accuracy of each. One round's candidates come together, so that they can be trained together."""
+Evaluate = Callable[[Sequence[frozenset[int]]], Sequence[float | None]]
+"""Forks -> the accuracy of each, None where it cannot be trained. One round's candidates come together, so that they
+can be trained together."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Step:
     """One round, begun with the blocks `chosen`: accuracy with each block that was tried beside them.
 
     `left_out`: blocks not tried, since the fork with them is not allowed. `best` is None where no accuracy was
-    above 0; `taken` says whether it beat the round before by more than eps.
+    above 0; `taken` says whether it beat the round before by more than eps. `failed`: blocks that were tried, but
+    with which the fork could not be trained.
     """
 
     chosen: tuple[int, ...]
@@ -29,6 +31,7 @@ class Step:
     best: int | None
     accuracy: float
     taken: bool
+    failed: tuple[int, ...] = ()
 
 
 def select(
@@ -72,13 +75,15 @@ def _round(
     forks = {layer: frozenset({*so_far, layer}) for layer in rest}
     tried = [layer for layer in rest if allowed(forks[layer])]
     accuracies = evaluate([forks[layer] for layer in tried]) if tried else ()
+    known = dict(zip(tried, accuracies, strict=True))
+    scores = tuple((layer, accuracy) for layer, accuracy in known.items() if accuracy is not None)
     best, highest = None, 0.0
-    for layer, accuracy in zip(tried, accuracies, strict=True):
+    for layer, accuracy in scores:
         if accuracy > highest:
             best, highest = layer, accuracy
     left_out = tuple(layer for layer in rest if layer not in tried)
-    scores = tuple(zip(tried, accuracies, strict=True))
-    return Step(tuple(so_far), scores, left_out, best, highest, highest > to_beat)
+    failed = tuple(layer for layer in tried if known[layer] is None)
+    return Step(tuple(so_far), scores, left_out, best, highest, highest > to_beat, failed)
 
 
 def chosen(steps: Sequence[Step]) -> tuple[int, ...]:

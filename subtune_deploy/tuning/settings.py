@@ -130,6 +130,10 @@ class Resolved(TrainConfig):
         """How many make an epoch: of nearly equal size, and none of one picture, which would break batch-norm."""
         return min(math.ceil(pictures / self.batch_size), pictures // 2)
 
+    def largest(self, pictures: int) -> int:
+        """How many pictures the largest of these batches has."""
+        return math.ceil(pictures / self.batches(pictures))
+
 
 def resolved(config: TrainConfig, family: Family, examples: int) -> Resolved:
     """`config` for so many pictures to train on, with the paper's values where it leaves them open."""

@@ -8,7 +8,7 @@ with open_executor("processes:2") as executor:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -27,7 +27,7 @@ from ..executors.travel import packed, unpacked
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
 from .jobs import Chunks, Job, planned
-from .keep import SIZES, facts
+from .keep import SIZES, facts, forget
 from .settings import Resolved, TrainConfig, resolved
 from .start import check_fork
 from .train import TunedTask, check_data, family, train_together
@@ -35,6 +35,8 @@ from .trials import LINES, Trial, TrialResult, append_trials, failed, finished, 
 
 FREE = ("seed", *SIZES)
 """Settings that do not change what comes of a trial; it has a seed of its own."""
+REMEDY = "the others are kept: give a lower --lr or a smaller --batch-size, with another -o; or run again"
+"""For trials that failed."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,9 @@ def run_trials(
     that was killed is taken up after its last epoch by the next one. `told` hears when trials begin and end, `say`
     what a person should know; `progress` is told of jobs in this process alone.
 
-    Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable;
-    CheckFailed at the end if some trials failed: they are kept out, and tried again by the next call.
+    A trial that failed is told in its outcome; the others go on, and the next call tries it again.
+
+    Raises InputError for data, forks and a folder of another study, before anything is trained; Unavailable.
     """
     _check_pictures(study, trials)
     with _folder(study, run) as folder:
@@ -115,20 +118,19 @@ def run_trials(
         left = [trial for trial in dict.fromkeys(trials) if trial not in outcomes]
         _check_forks(study, left)
         work = _Work(Sent(study, progress), executor, folder and folder / CACHE, say)
-        failures: list[TrialResult] = []
-        for step in work.steps(left, len(outcomes)):
+        for step in work.steps(left, frozenset(outcomes)):
             if folder is not None:
                 append_trials(folder / LINES, step.results)
-            outcomes |= finished(step.results)
-            failures += [result for result in step.results if result.failure]
+            outcomes |= {result.trial: result for result in step.results}
             told(step)
-    if failures:
-        what = "; ".join(f"{result.trial} ({result.failure})" for result in failures)
-        raise CheckFailed(
-            f"{len(failures)} of {len(set(trials))} trials failed: {what}",
-            "the others are kept; run again to try these again",
-        )
     return tuple(outcomes[trial] for trial in trials)
+
+
+def check_trained(results: Sequence[TrialResult]) -> None:
+    """Raise CheckFailed, with all reasons, if some of these trials failed."""
+    if failures := [result for result in results if result.failure]:
+        what = "; ".join(f"{result.trial} ({result.failure})" for result in failures)
+        raise CheckFailed(f"{len(failures)} of {len(results)} trials failed: {what}", REMEDY)
 
 
 @dataclass(frozen=True)
@@ -211,17 +213,21 @@ class _Work:
     cache: Path | None
     say: Callable[[str], object]
 
-    def steps(self, left: Sequence[Trial], done: int) -> Iterator[Step]:
+    def steps(self, left: Sequence[Trial], done: Set[Trial]) -> Iterator[Step]:
         """From before the first job on. Raises InputError where a trial does not fit into memory."""
-        jobs = self._planned(left, _chunks(self.sent.study, self.executor))
-        start, ended, total = time.monotonic(), 0, done + len(left)
-        yield Step(done, total)
+        jobs = self._planned(left, _chunks(self.sent.study, self.executor), done)
+        start, ended, total = time.monotonic(), 0, len(done) + len(left)
+        yield Step(len(done), total)
         with closing(self._outcomes(jobs)) as outcomes:
             for job, outcome in outcomes:
                 results = _results(job, outcome, self.say)
                 ended += len(results)
                 seconds = (time.monotonic() - start) / ended * (len(left) - ended)
-                yield Step(done + ended, total, seconds, results)
+                yield Step(len(done) + ended, total, seconds, results)
+                if isinstance(
+                    outcome, _Ended
+                ):  # and on the disk, since who takes steps asks for the next one
+                    forget(job.keep)
 
     def _outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, _Ended | Exception], None, None]:
         """(job, its outcome), as they end. What no worker lived through is tried again in smaller jobs."""
@@ -244,8 +250,10 @@ class _Work:
             trials, lambda some: [some[start : start + most] for start in range(0, len(some), most)]
         )
 
-    def _planned(self, trials: Sequence[Trial], chunks: Chunks) -> tuple[Job, ...]:
-        return planned(self.cache, trials, chunks, self.executor.workers, self.say)
+    def _planned(
+        self, trials: Sequence[Trial], chunks: Chunks, done: Set[Trial] = frozenset()
+    ) -> tuple[Job, ...]:
+        return planned(self.cache, trials, chunks, self.executor.workers, self.say, done)
 
 
 def _results(job: Job, outcome: _Ended | Exception, say: Callable[[str], object]) -> tuple[TrialResult, ...]:
@@ -271,16 +279,21 @@ def _check_forks(study: Study, trials: Sequence[Trial]) -> None:
 
 
 def _chunks(study: Study, executor: Executor) -> Chunks:
-    """Which trials on the same pictures fit together into the memory that is given, or half of what a worker has."""
-    limit = study.config.memory_bytes or _free(study.config.device, executor) // 2
+    """Which trials on the same pictures fit together into the memory of a worker."""
+    limit = room(study.config, executor)
 
     def together(trials: Sequence[Trial]) -> list[list[Trial]]:
         pictures = len(datasets(study, trials[0])[0])
-        batch = -(-pictures // settings_of(study, trials[0].examples).batches(pictures))
+        batch = settings_of(study, trials[0].examples).largest(pictures)
         by = {trial.fork: trial for trial in trials}
         return [[by[fork] for fork in some] for some in chunks(study.backbone, list(by), batch, limit)]
 
     return together
+
+
+def room(config: TrainConfig, executor: Executor) -> int:
+    """Bytes that forks which train together may take: those that are given, or half of what a worker has."""
+    return config.memory_bytes or _free(config.device, executor) // 2
 
 
 def _free(device: str, executor: Executor) -> int:

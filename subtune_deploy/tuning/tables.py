@@ -26,7 +26,7 @@ def greedy_table(found: Greedy) -> Table:
     return columns, [
         (
             str(number),
-            str(len(each.scores)),
+            str(len(each.scores) + len(each.failed)),
             str(len(each.left_out)),
             str(each.best or "-"),
             f"{each.accuracy:.2%}",

@@ -30,7 +30,7 @@ from ..spec import check_task_name
 from ..tasks import Task
 from .cut import Suffix, suffix, wanted
 from .frozen import frozen
-from .keep import Kept, facts, open_kept
+from .keep import Kept, check_alone, facts, forget, open_kept
 from .learner import Epoch, Learner
 from .settings import Family, Fork, Resolved, TrainConfig, resolved
 from .start import check_fork, own_random_state
@@ -74,13 +74,16 @@ def tune(
 ) -> TunedTask:
     """Train `fork` on `train`, count what is right on `test`.
 
-    What else is given, and the errors, are those of `train_together`; besides TaskError (name), and CheckFailed
-    where the training diverged, could not be thinned after it, or memory ran out.
+    What else is given, and the errors, are those of `train_together`; besides TaskError (name), InputError (a file
+    `keep` of another fork), and CheckFailed where the training diverged, could not be thinned after it, or memory ran
+    out.
     """
     check_task_name(name)
     check_data(train, test)
+    check_alone(keep, str(fork))
     (tuned,) = train_together(backbone, [fork], train, test, config, keep=keep, progress=progress, say=say)
     if tuned.failure:
+        forget(keep)  # other settings are to be tried, which would be refused there
         raise CheckFailed(tuned.failure, "give a lower --lr, or a smaller --batch-size")
     return replace(tuned, task=replace(tuned.task, name=name))
 
@@ -100,8 +103,8 @@ def train_together(
 
     The backbone is left as it was, and so is the caller's random state. The same seed on the same machine gives the
     same tasks. What `config` leaves open is the paper's for so many pictures as `train` has. The file `keep` has the
-    training after each epoch: a call that was interrupted goes on there, and removes it at its end. Where memory runs
-    out, fewer train at a time, which `say` hears.
+    training after each epoch but the last: a call that was interrupted goes on there. It is the caller's to remove,
+    once what came of it is on the disk. Where memory runs out, fewer train at a time, which `say` hears.
 
     Raises LayersError, InputError (data; a file `keep` of another training), Unavailable (no GPU), PictureError, and
     what `pruning.prune` does. A fork that diverges, or whose trained weights cannot be thinned, is told in its result;
@@ -119,9 +122,7 @@ def train_together(
     network = frozen(backbone, _device(config.device))
     with own_random_state(), torch.enable_grad():
         session = _Session(backbone, network, train, test, settings, kept, progress, say)
-        tuned = session.trained(tuple(forks))
-    kept.remove()
-    return tuple(tuned)
+        return tuple(session.trained(tuple(forks)))
 
 
 def answers(backbone: Backbone, task: Task, data: Dataset, config: TrainConfig) -> npt.NDArray[np.float32]:
@@ -239,7 +240,7 @@ class _Session:
             if not (going := [each for each in learners if each.epoch == epoch and not each.failure]):
                 continue
             self._epoch(going, fetch, epoch)
-            if epoch + 1 < until:  # after the very last one there is nothing left to be interrupted
+            if epoch + 1 < until:  # the very last one is trained again, should it be lost
                 self.kept.write({str(each.fork): each.state() for each in going})
             self.progress("epochs", epoch + 1, max(each.epochs for each in learners))
 

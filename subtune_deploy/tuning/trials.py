@@ -89,6 +89,11 @@ def finished(results: Iterable[TrialResult]) -> dict[Trial, TrialResult]:
     return {result.trial: result for result in results if not result.failure}
 
 
+def lost(results: Iterable[TrialResult]) -> dict[Fork, str]:
+    """Forks of which some trial failed, with the reason of the last one."""
+    return {result.trial.fork: result.failure for result in results if result.failure}
+
+
 def _result(document: object, place: str) -> TrialResult:
     given: Any = document.get("schema") if isinstance(document, dict) else None
     if given != SCHEMA:
