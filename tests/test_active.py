@@ -182,6 +182,13 @@ def test_a_schedule_grows_and_begins_within_the_pool(schedule: tuple[int, ...], 
         active(STUDY, FORKS, schedule=schedule)
 
 
+def test_a_pool_of_one_class_is_refused() -> None:
+    labels = STUDY.data.train.labels
+    one = subset(STUDY.data.train, np.flatnonzero(labels == labels[0]))
+    with pytest.raises(InputError, match="of one class"):
+        active(replace(STUDY, data=STUDY.data._replace(train=one)), FORKS, schedule=(2,))
+
+
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(InputError, match="0 forks and 3 seeds"):
         active(STUDY, (), schedule=(10,))

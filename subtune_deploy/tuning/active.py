@@ -30,7 +30,7 @@ from .documents import Active, Labelled
 from .profile import about
 from .settings import Fork, resolved
 from .study import FREE, Sent, Study, description, room
-from .train import Say, TunedTask, answers, family, train_together, unheard
+from .train import Say, TunedTask, answers, check_data, family, train_together, unheard
 
 SCHEDULE = (100, 500, 1000, 2500, 5000, 10_000)
 """How many pictures are labelled, step by step: the paper's."""
@@ -87,12 +87,13 @@ def active(
     learnt, `say` what a person should know. A call that was killed goes on, where it had a folder `run`, without
     repeating a training.
 
-    Raises InputError (schedule, forks, one that memory is too small for, another run's folder); Unavailable;
+    Raises InputError (data, schedule, forks, one that memory is too small for, another run's folder); Unavailable;
     CheckFailed where a training diverged, at the end of its step, so that the others of the step are kept.
     """
     sizes = _as_far_as_it_goes(schedule, len(study.data.train))
     if not (forks and seeds):
         raise InputError(f"{len(forks)} forks and {len(seeds)} seeds were given", "give at least one of each")
+    check_data(study.data.train, study.data.test)
     what = {**description(study, "active"), "schedule": list(sizes)}
     with open_run(run.absolute(), what, LINES) if run else nullcontext() as folder:
         learner = _Learner(study, executor or Here(), folder, told, say, progress)
