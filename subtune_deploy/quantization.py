@@ -1,9 +1,10 @@
 """A float32 graph with int8 weights and 8-bit activations: pairs of QuantizeLinear and DequantizeLinear (Q/DQ).
 
-Weights are signed and symmetric, one scale for each output channel. Ranges of activations are the least and the
-largest value met on the calibration data; where several streams run packed through shared blocks, they share one
-range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes, `UNSIGNED` what
-runs fastest on a CPU. Units that are kept compute in float32, on values that others may have rounded before.
+Weights are signed and symmetric, one scale for each output channel, or one for all (`_whole`). Ranges of activations
+are the least and the largest value met on the calibration data; where several streams run packed through shared
+blocks, they share one range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes,
+`UNSIGNED` what runs fastest on a CPU. Units that are kept compute in float32, on values that others may have rounded
+before.
 """
 
 from __future__ import annotations
@@ -89,7 +90,11 @@ def quantized(
             activation_type=QuantType[form.activations],
             weight_type=QuantType.QInt8,
             use_external_data_format=True,  # a single file cannot exceed 2 GB
-            extra_options={"WeightSymmetric": True, **form.options},
+            extra_options={
+                "WeightSymmetric": True,
+                "TensorQuantOverrides": {name: [{"symmetric": True}] for name in _whole(model)},
+                **form.options,
+            },
         )
         found = ir.external_data.load_to_model(ir.load(result))
     found.producer_name, found.producer_version = model.producer_name, model.producer_version
@@ -140,6 +145,25 @@ def _delicate(model: ir.Model) -> list[str]:
         for node in model.graph
         if node.op_type == "Add" and node.name and not any(_is_convolution(value) for value in node.inputs)
     ]
+
+
+def _whole(model: ir.Model) -> list[str]:
+    """Names of weights that get one scale for all they hold.
+
+    onnxruntime.quantization would give them one for each index of an axis that is not that of the output channels.
+    """
+    return [
+        str(value.name)
+        for node in model.graph
+        for index, value in enumerate(node.inputs)
+        if value is not None and value.is_initializer() and _is_whole(node, index, value)
+    ]
+
+
+def _is_whole(node: ir.Node, index: int, weight: ir.Value) -> bool:
+    """A matrix on the left, and stacked ones, of which ONNX Runtime takes no scales for the columns either."""
+    assert weight.shape is not None
+    return node.op_type == "MatMul" and (index == 0 or weight.shape.rank() != 2)
 
 
 def _is_convolution(value: ir.Value | None) -> bool:
