@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backends.base import Batch
-from .bias_correction import round_weights
+from .bias_correction import integer, round_weights
 from .spec import INPUT
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def quantized(
 
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
     kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
+    whole = _whole(model)
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
-        round_weights(model, feeds, Path(scratch), kept)
+        round_weights(model, feeds, Path(scratch), kept, whole)
         plain, result = Path(scratch, "plain.onnx"), Path(scratch, "quantized.onnx")
         ir.save(model, plain, external_data=f"{plain.name}.data")
         quantize_static(
@@ -92,7 +93,7 @@ def quantized(
             use_external_data_format=True,  # a single file cannot exceed 2 GB
             extra_options={
                 "WeightSymmetric": True,
-                "TensorQuantOverrides": {name: [{"symmetric": True}] for name in _whole(model)},
+                "TensorQuantOverrides": {name: [{"symmetric": True}] for name in whole},
                 **form.options,
             },
         )
@@ -148,22 +149,29 @@ def _delicate(model: ir.Model) -> list[str]:
 
 
 def _whole(model: ir.Model) -> list[str]:
-    """Names of weights that get one scale for all they hold.
+    """Names of weights that get one scale for all they hold: those that do not have one axis of output channels."""
+    axes: dict[str, set[int | None]] = {}
+    for node in model.graph:
+        for index, value in enumerate(node.inputs[:2]):
+            if node.op_type in WEIGHTED and value is not None and value.is_initializer():
+                axes.setdefault(str(value.name), set()).add(_channel_axis(node, index, value))
+    return [name for name, found in axes.items() if None in found or len(found) > 1]
 
-    onnxruntime.quantization would give them one for each index of an axis that is not that of the output channels.
+
+def _channel_axis(node: ir.Node, index: int, weight: ir.Value) -> int | None:
+    """Of a weight, that along which its scales lie, if it can have several.
+
+    On the left of a product, onnxruntime.quantization would lay them along another; of stacked matrices, ONNX Runtime
+    takes none; the groups of a transposed convolution share an axis, but not their bias.
     """
-    return [
-        str(value.name)
-        for node in model.graph
-        for index, value in enumerate(node.inputs)
-        if value is not None and value.is_initializer() and _is_whole(node, index, value)
-    ]
-
-
-def _is_whole(node: ir.Node, index: int, weight: ir.Value) -> bool:
-    """A matrix on the left, and stacked ones, of which ONNX Runtime takes no scales for the columns either."""
     assert weight.shape is not None
-    return node.op_type == "MatMul" and (index == 0 or weight.shape.rank() != 2)
+    if index == 0:
+        return None
+    if node.op_type == "MatMul":
+        return 1 if weight.shape.rank() == 2 else None
+    if node.op_type == "ConvTranspose":
+        return 1 if integer(node, "group", 1) == 1 else None
+    return 0 if node.op_type == "Conv" or integer(node, "transB", 0) else 1
 
 
 def _is_convolution(value: ir.Value | None) -> bool:
