@@ -44,22 +44,29 @@ class _Layer:
     @property
     def channel_axis(self) -> int:
         """Of the weight, that of the output channels."""
-        return 0 if self.node.op_type == "Conv" or _integer(self.node, "transB", 0) else 1
+        return 0 if self.node.op_type == "Conv" or integer(self.node, "transB", 0) else 1
 
 
-def round_weights(model: ir.Model, feeds: Sequence[Batch], scratch: Path, kept: Collection[str] = ()) -> None:
+def round_weights(
+    model: ir.Model,
+    feeds: Sequence[Batch],
+    scratch: Path,
+    kept: Collection[str] = (),
+    whole: Collection[str] = (),
+) -> None:
     """Change weights and biases of convolutions and matrix products (Gemm) in place, but of the nodes named `kept`.
 
     `feeds`: calibration data, float32, each a batch that the graph takes. `scratch`: an empty folder. A weight
-    of several operators is rounded once; its bias gets the mean of their corrections. Where other weights go with an
-    equal bias, which is then one value in the graph, it gets one of its own.
+    of several operators is rounded once; its bias gets the mean of their corrections. Weights named in `whole` have one
+    scale. Where other weights go with an equal bias, which is then one value in the graph, it gets one of its own.
     """
     layers = [layer for layer in _layers(model.graph) if layer.node.name not in kept]
     layers = _with_own_biases(model.graph, layers)
     if not layers:
         return
     means = _means(model, layers, feeds, scratch)
-    rounded = {layer.weight: _rounded(_array(layer.weight), layer.channel_axis) for layer in layers}
+    axes = {layer.weight: None if layer.weight.name in whole else layer.channel_axis for layer in layers}
+    rounded = {weight: _rounded(_array(weight), axis) for weight, axis in axes.items()}
     shifts: dict[ir.Value, list[Floats]] = {}
     for layer in layers:
         change = rounded[layer.weight] - _array(layer.weight)
@@ -103,7 +110,7 @@ def _with_own_biases(graph: ir.Graph, layers: Sequence[_Layer]) -> list[_Layer]:
 def _plain(node: ir.Node) -> bool:
     """Whether a matrix product is one without factors, of an input as it is."""
     factors = (node.attributes[name].as_float() for name in ("alpha", "beta") if name in node.attributes)
-    return not _integer(node, "transA", 0) and all(factor == 1 for factor in factors)
+    return not integer(node, "transA", 0) and all(factor == 1 for factor in factors)
 
 
 def _only_bias(value: ir.Value) -> bool:
@@ -153,8 +160,8 @@ def _telling_means(model: ir.Model, axes: dict[ir.Value, list[int]]) -> ir.Model
     return copy
 
 
-def _rounded(weight: Floats, axis: int) -> Floats:
-    """What is left of a weight that had one scale for each index of `axis`."""
+def _rounded(weight: Floats, axis: int | None) -> Floats:
+    """What is left of a weight that had one scale for each index of `axis`, or one for all."""
     others = tuple(each for each in range(weight.ndim) if each != axis)
     scale = np.abs(weight).max(axis=others, keepdims=True).astype(np.float64) / LARGEST
     scale[scale == 0] = 1
@@ -165,7 +172,7 @@ def _shift(layer: _Layer, change: Floats, mean: Floats) -> Floats:
     """By output channel, how much the mean answer moves when the weight changes by `change`."""
     if layer.node.op_type == "Gemm":
         return np.asarray((change if layer.channel_axis == 0 else change.T) @ mean)
-    groups = _integer(layer.node, "group", 1)
+    groups = integer(layer.node, "group", 1)
     summed = change.reshape(groups, len(change) // groups, change.shape[1], -1).sum(axis=3)
     return np.asarray(np.einsum("goi,gi->go", summed, mean.reshape(groups, -1)).reshape(-1))
 
@@ -181,5 +188,6 @@ def _set(value: ir.Value, array: Floats) -> None:
     value.const_value = ir.tensor(np.asarray(array, np.float32), name=value.name)
 
 
-def _integer(node: ir.Node, name: str, default: int) -> int:
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An attribute of a node."""
     return node.attributes[name].as_int() if name in node.attributes else default

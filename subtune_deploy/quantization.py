@@ -1,9 +1,10 @@
 """A float32 graph with int8 weights and 8-bit activations: pairs of QuantizeLinear and DequantizeLinear (Q/DQ).
 
-Weights are signed and symmetric, one scale for each output channel. Ranges of activations are the least and the
-largest value met on the calibration data; where several streams run packed through shared blocks, they share one
-range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes, `UNSIGNED` what
-runs fastest on a CPU. Units that are kept compute in float32, on values that others may have rounded before.
+Weights are signed and symmetric, one scale for each output channel, or one for all (`_whole`). Ranges of activations
+are the least and the largest value met on the calibration data; where several streams run packed through shared
+blocks, they share one range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes,
+`UNSIGNED` what runs fastest on a CPU. Units that are kept compute in float32, on values that others may have rounded
+before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backends.base import Batch
-from .bias_correction import round_weights
+from .bias_correction import integer, round_weights
 from .spec import INPUT
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def quantized(
 
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
     kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
+    whole = _whole(model)
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
-        round_weights(model, feeds, Path(scratch), kept)
+        round_weights(model, feeds, Path(scratch), kept, whole)
         plain, result = Path(scratch, "plain.onnx"), Path(scratch, "quantized.onnx")
         ir.save(model, plain, external_data=f"{plain.name}.data")
         quantize_static(
@@ -89,7 +91,11 @@ def quantized(
             activation_type=QuantType[form.activations],
             weight_type=QuantType.QInt8,
             use_external_data_format=True,  # a single file cannot exceed 2 GB
-            extra_options={"WeightSymmetric": True, **form.options},
+            extra_options={
+                "WeightSymmetric": True,
+                "TensorQuantOverrides": {name: [{"symmetric": True}] for name in whole},
+                **form.options,
+            },
         )
         found = ir.external_data.load_to_model(ir.load(result))
     found.producer_name, found.producer_version = model.producer_name, model.producer_version
@@ -140,6 +146,32 @@ def _delicate(model: ir.Model) -> list[str]:
         for node in model.graph
         if node.op_type == "Add" and node.name and not any(_is_convolution(value) for value in node.inputs)
     ]
+
+
+def _whole(model: ir.Model) -> list[str]:
+    """Names of weights that get one scale for all they hold: those that do not have one axis of output channels."""
+    axes: dict[str, set[int | None]] = {}
+    for node in model.graph:
+        for index, value in enumerate(node.inputs[:2]):
+            if node.op_type in WEIGHTED and value is not None and value.is_initializer():
+                axes.setdefault(str(value.name), set()).add(_channel_axis(node, index, value))
+    return [name for name, found in axes.items() if None in found or len(found) > 1]
+
+
+def _channel_axis(node: ir.Node, index: int, weight: ir.Value) -> int | None:
+    """Of a weight, that along which its scales lie, if it can have several.
+
+    On the left of a product, onnxruntime.quantization would lay them along another; of stacked matrices, ONNX Runtime
+    takes none; the groups of a transposed convolution share an axis, but not their bias.
+    """
+    assert weight.shape is not None
+    if index == 0:
+        return None
+    if node.op_type == "MatMul":
+        return 1 if weight.shape.rank() == 2 else None
+    if node.op_type == "ConvTranspose":
+        return 1 if integer(node, "group", 1) == 1 else None
+    return 0 if node.op_type == "Conv" or integer(node, "transB", 0) else 1
 
 
 def _is_convolution(value: ir.Value | None) -> bool:

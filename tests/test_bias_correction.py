@@ -99,6 +99,15 @@ def test_weights_become_what_int8_holds(layer: str, tmp_path: Path) -> None:
     assert 0 < np.abs(after - before).max() <= scale.max() / 2 * 1.001
 
 
+def test_a_weight_that_has_one_scale_is_rounded_by_that(tmp_path: Path) -> None:
+    model = convolution(1, 1)
+    before, mean = value(model, "w"), run(model).mean(axis=1)
+    round_weights(model, FEEDS, tmp_path, whole=["w"])
+    scale = np.abs(before).max() / LARGEST
+    np.testing.assert_allclose(value(model, "w"), np.rint(before / scale) * scale, atol=1e-6)
+    np.testing.assert_allclose(run(model).mean(axis=1), mean, atol=1e-4)
+
+
 def test_a_bias_that_is_shared_gets_the_mean_of_both_corrections(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["input", "w", "b"], ["one"]),
