@@ -179,7 +179,7 @@ def test_a_cell_is_measured_again_over_several_loads_once(
 
 
 def test_a_line_is_of_engines_that_were_checked_and_loaded_anew(cell: Any) -> None:
-    found = peers.measured(cell, "cpu", replace(ADAPTIVE, seconds=60, precision=1.0))
+    found = peers.measured(cell, "cpu", replace(ADAPTIVE, seconds=15, warmup=2))
     assert set(found["samples"]) == set(found["errors"]) == {"base", *engines.COLUMNS["cpu"]}
     assert len(found["loads"]) >= 6
     assert max(found["errors"].values()) < 1e-4
