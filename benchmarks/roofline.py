@@ -107,7 +107,7 @@ def measured(keys: Sequence[Key], protocol: Protocol) -> Iterator[Line]:
                 "sums": sums,
                 **found,
                 "samples": found["samples"] | ceiling["samples"],
-                "warnings": found["warnings"] + ceiling["warnings"],
+                "warnings": list(dict.fromkeys(found["warnings"] + ceiling["warnings"])),
             }
 
 

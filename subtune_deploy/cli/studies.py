@@ -32,7 +32,7 @@ executor_options = options(
     ),
     click.option(
         "--cpus", type=click.FloatRange(0, min_open=True), show_default="1; here all that PyTorch is set to",
-        help="CPUs, and threads, of each training; accuracies depend on their number, by up to a percent.",
+        help="CPUs, and threads, of each training; accuracies depend a little on their number.",
     ),
     click.option(
         "--gpus", type=click.FloatRange(0), default=0, show_default=True, help="GPUs of each training on Ray."

@@ -18,24 +18,30 @@ RENAMED = {
     "trt_int8_calibration_table_name": "int8_calibration_table_name",
     "trt_int8_use_native_calibration_table": "int8_use_native_calibration_table",
 }
-SAME = (
-    *("trt_max_partition_iterations", "trt_min_subgraph_size", "trt_dla_enable", "trt_dla_core"),
-    *("trt_engine_cache_enable", "trt_engine_cache_prefix", "trt_force_sequential_engine_build"),
-    *("trt_context_memory_sharing_enable", "trt_layer_norm_fp32_fallback", "trt_timing_cache_enable"),
-    *(
-        "trt_force_timing_cache",
-        "trt_detailed_build_log",
-        "trt_build_heuristics_enable",
-        "trt_sparsity_enable",
-    ),
-    *(
-        "trt_builder_optimization_level",
-        "trt_auxiliary_streams",
-        "trt_tactic_sources",
-        "trt_cuda_graph_enable",
-    ),
-    *("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes"),
-)
+SAME = {
+    "trt_auxiliary_streams",
+    "trt_build_heuristics_enable",
+    "trt_builder_optimization_level",
+    "trt_context_memory_sharing_enable",
+    "trt_cuda_graph_enable",
+    "trt_detailed_build_log",
+    "trt_dla_core",
+    "trt_dla_enable",
+    "trt_engine_cache_enable",
+    "trt_engine_cache_prefix",
+    "trt_force_sequential_engine_build",
+    "trt_force_timing_cache",
+    "trt_layer_norm_fp32_fallback",
+    "trt_max_partition_iterations",
+    "trt_min_subgraph_size",
+    "trt_profile_max_shapes",
+    "trt_profile_min_shapes",
+    "trt_profile_opt_shapes",
+    "trt_sparsity_enable",
+    "trt_tactic_sources",
+    "trt_timing_cache_enable",
+}
+"""Those of one name in both; of a bundle's recipe none is a path."""
 
 
 @dataclass(frozen=True)

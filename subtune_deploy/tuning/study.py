@@ -224,9 +224,8 @@ class _Work:
                 ended += len(results)
                 seconds = (time.monotonic() - start) / ended * (len(left) - ended)
                 yield Step(len(done) + ended, total, seconds, results)
-                if isinstance(
-                    outcome, _Ended
-                ):  # and on the disk, since who takes steps asks for the next one
+                # Whoever asks for the next step has this one on the disk.
+                if isinstance(outcome, _Ended):
                     forget(job.keep)
 
     def _outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, _Ended | Exception], None, None]:
