@@ -51,6 +51,21 @@ def test_there_are_jobs_for_all_workers_where_there_are_trials_enough() -> None:
     assert max(map(len, groups)) == 2
     assert len(plan(map(Trial, FORKS), by(100), workers=64)) == 6
     assert plan([], by(100), workers=2) == []
+    assert layers(plan(map(Trial, FORKS), by(100), workers=2)) == [[1, 3, 5], [2, 4, 6]]
+
+
+def test_no_worker_idles_while_the_last_jobs_train() -> None:
+    """Five folds for two workers: the fifth is divided, evenly over the depth, and no other."""
+    trials = [Trial(fork, fold=fold) for fold in range(5) for fork in FORKS]
+    groups = plan(trials, by(100), workers=2)
+    assert layers(groups) == [[1, 2, 3, 4, 5, 6]] * 4 + [[1, 3, 5], [2, 4, 6]]
+    assert [group[0].fold for group in groups] == [0, 1, 2, 3, 4, 4]
+    assert layers(plan(trials, by(100), workers=5)) == [[1, 2, 3, 4, 5, 6]] * 5
+    assert sorted(len(group) for group in plan(trials, by(100), workers=4)) == [1, 1, 2, 2, 6, 6, 6, 6]
+    assert [len(group) for group in plan(trials, by(100), workers=2, begun=1)] == [6] * 5
+    assert [len(group) for group in plan(trials[:6], by(100), workers=4, begun=1)] == [3, 2, 1]
+    assert [len(group) for group in plan(trials[:6], by(100), workers=2, begun=3)] == [6]
+    assert {*plan(trials, by(100), workers=4)[-1]} <= {*trials[-6:]}
 
 
 def test_an_interrupted_job_is_found_again_as_it_was_where_more_fits_into_memory_now(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trials that see the same pictures become jobs: as many together as memory takes, as many jobs as workers.
+"""Trials that see the same pictures become jobs: as many together as memory takes, and none of the workers idle.
 
 The plan is kept while it is worked off, so that a job which was interrupted is found again, even if memory or workers
 are others by then. Of what was kept of it each of its forks can go on by itself.
@@ -37,16 +37,29 @@ class Job:
     keep: Path | None = None
 
 
-def plan(trials: Iterable[Trial], chunks: Chunks, workers: int) -> list[Group]:
-    """Groups of trials that differ in their forks alone; `workers` of them, where there are trials enough."""
+def plan(trials: Iterable[Trial], chunks: Chunks, workers: int, begun: int = 0) -> list[Group]:
+    """Groups of trials that differ in their forks alone, so many that no worker idles while the last ones train.
+
+    `begun`: jobs that go before them.
+    """
     alike: dict[tuple[object, ...], dict[Trial, None]] = {}
     for trial in trials:
         alike.setdefault((trial.seed, trial.examples, trial.fold), {})[trial] = None
     groups = [tuple(some) for same in alike.values() for some in chunks(list(same))]
-    while len(groups) < workers and max(map(len, groups), default=0) > 1:
-        groups.sort(key=len)  # stable: what comes first stays first among equals
-        longest = groups.pop()
-        groups += [longest[: len(longest) // 2], longest[len(longest) // 2 :]]
+    last = min((begun + len(groups)) % workers, len(groups))
+    rest = len(groups) - last
+    return groups[:rest] + _split(groups[rest:], -(begun + len(groups)) % workers)
+
+
+def _split(groups: list[Group], more: int) -> list[Group]:
+    """The longest are halved, `more` times if they can be. A fork takes the longer the earlier it begins: every second
+    one goes into each half."""
+    for _ in range(more):
+        groups = sorted(groups, key=len, reverse=True)  # stable: what comes first stays first among equals
+        if not groups or len(groups[0]) == 1:
+            break
+        longest, *others = groups
+        groups = [*others, longest[::2], longest[1::2]]
     return groups
 
 
@@ -65,7 +78,7 @@ def planned(
     """
     begun, later = _resumed(cache, set(left), done, chunks, say)
     known = {trial for group in begun for trial in group}
-    groups = begun + plan([trial for trial in left if trial not in known], chunks, workers - len(begun))
+    groups = begun + plan([trial for trial in left if trial not in known], chunks, workers, len(begun))
     if cache is not None:
         _keep(cache, groups + later)
     return tuple(Job(group, cache and cache / _name(group)) for group in groups)
