@@ -106,7 +106,9 @@ def optimize(
     growing, chosen = _calibrated(study, target, out, goal, effort, journal)
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
     choice = _chosen(found, growing, goal, _most(chosen, growing), journal)
-    task, accuracy = _tuned(study, _fork_of(found, choice), name, out, journal)
+    fork = _fork_of(found, choice)
+    partial = out / f"{name}_{fork}.partial".replace(" ", "_")  # another goal may have chosen another fork
+    task, accuracy = _tuned(study, fork, name, out, partial, journal)
     bundle, result = _built(study.backbone, task, target, out, effort, journal)
     added = anchor(result).added
     done = Optimized(
@@ -115,6 +117,7 @@ def optimize(
         goal.missed(accuracy, added),
     )  # fmt: skip
     write_document(out / "optimize.json", done)
+    forget(partial)
     _report(growing, found, done, out)
     return done
 
@@ -291,13 +294,13 @@ def _fork_of(found: Profile, choice: Choice) -> Fork:
     return Fork(row.layers, prune=row.prune)
 
 
-def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) -> tuple[Task, float]:
-    """The task itself, trained on all pictures, as a checkpoint."""
+def _tuned(
+    study: Study, fork: Fork, name: str, out: Path, partial: Path, journal: _Journal
+) -> tuple[Task, float]:
+    """The task itself, trained on all pictures, as a checkpoint. `partial` keeps its epochs."""
     data, file = study.data, out / f"{name}.safetensors"
-    partial = out / f"{name}_{fork}.partial".replace(" ", "_")  # another goal may have chosen another fork
     tuned = tune(study.backbone, name, data.train, data.test, fork, study.config, keep=partial)
     write_state(file, *task_state(study.backbone, tuned.task))
-    forget(partial)
     journal(
         "tuning",
         f"fork {fork} trained on all {len(data.train)} pictures: {tuned.accuracy:.1%} of {len(data.test)} others "

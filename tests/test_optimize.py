@@ -20,7 +20,7 @@ from subtune_deploy.errors import CheckFailed
 from subtune_deploy.executors import Here
 from subtune_deploy.goal import Goal, Optimized
 from subtune_deploy.latency_model import LatencyModel
-from subtune_deploy.optimize import Listener, _Journal, _Trainer, _tuned
+from subtune_deploy.optimize import Listener, _Trainer
 from subtune_deploy.runtime import Bundle
 from subtune_deploy.stats import Interval
 from subtune_deploy.tuning.documents import read_profile
@@ -169,21 +169,29 @@ def test_a_goal_that_is_missed_is_told() -> None:
     assert Goal().missed(0.1, added) == ()
 
 
-def test_the_chosen_fork_is_not_trained_for_nothing_where_its_checkpoint_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_chosen_fork_is_not_trained_anew_where_the_build_was_interrupted(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, *others: object) -> None:
+    """By a full disk, say. The same command goes on before the last epoch."""
+
+    def full(*given: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    journal = _Journal(1, Listener())
+    out, asked, seen = (
+        tmp_path / "out",
+        ("--max-added", "400%", "--name", "bright", "--epochs", 2),
+        list[int](),
+    )
     with monkeypatch.context() as patch:
-        patch.setattr(optimize, "write_state", full)
-        with pytest.raises(OSError, match="No space"):
-            _tuned(study(), Fork((2,)), "task", tmp_path, journal)
-    assert [path.name for path in tmp_path.iterdir()] == ["task_2.partial"]
-    _tuned(study(), Fork((3,)), "task", tmp_path, journal)  # which another goal may choose
-    _tuned(study(), Fork((2,)), "task", tmp_path, journal)
-    assert [path.name for path in tmp_path.iterdir()] == ["task.safetensors"]
+        patch.setattr(optimize, "compile_bundle", full)
+        assert "No space left" in optimized(place, out, *asked).err
+    (partial,) = out.glob("bright_*.partial")
+    written = partial.stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(optimize, "forget", lambda file: seen.append(file.stat().st_mtime_ns))
+        again = optimized(place, out, *asked)
+    assert again.status == 0, again.err
+    assert seen == [written]  # trained anew it would have been written anew
 
 
 def test_a_fork_that_diverges_is_left_out_and_the_others_are_trained(tmp_path: Path) -> None:
