@@ -22,6 +22,7 @@ from tiny_bundle import SPEC, WEIGHTS, expected, pictures, write_graphs
 from tiny_networks import SIZE, backbone
 
 from subtune_deploy.backends.base import Target
+from subtune_deploy.backends.onnxruntime import compile as compile_onnxruntime
 from subtune_deploy.backends.tensorrt import TensorRT
 from subtune_deploy.errors import BundleError, InputError, ModelError
 from subtune_deploy.export import export
@@ -550,3 +551,23 @@ def test_gpus_take_signed_activations_alone(backend: str, provider: str | None, 
 def test_the_int8_recipes(name: str, backend: str) -> None:
     target = load_target(name)
     assert (target.backend, target.precision, carried(target)) == (backend, "int8", True)
+
+
+@pytest.mark.parametrize("keep", [(), ("block3",)])
+def test_onnx_runtime_multiplies_integers_wherever_weights_are_int8(
+    tokens: Path, tmp_path: Path, keep: tuple[str, ...]
+) -> None:
+    """Products with biases too: as one operator with its bias a product would stay in float."""
+    (tmp_path / "engine").mkdir()
+    converted(tokens, tmp_path, "int8", inputs(8, seed=1), signed=False, keep=keep)
+    compile_onnxruntime(tmp_path, tmp_path / "engine", "graph", load_target("cpu-int8"))
+    nodes = onnx.load(tmp_path / "engine" / "graph.onnx").graph.node
+    unpacked = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    assert not [
+        node.name for node in nodes if node.op_type in {"Gemm", "MatMul"} and node.input[1] in unpacked
+    ]
+    integers = [
+        node.name for node in nodes if node.op_type in {"MatMulIntegerToFloat", "QLinearMatMul", "QGemm"}
+    ]
+    assert any(name.startswith("block2.") for name in integers)
+    assert any(name.startswith("block3.birds.") for name in integers) == (not keep)

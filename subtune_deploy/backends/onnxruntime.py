@@ -98,6 +98,10 @@ OPTIONS = (
 
 NEEDS = "it needs an NVIDIA GPU, its driver (see nvidia-smi), and libraries of the right version"
 
+HIDING = "MatMulAddFusion"
+"""An optimization that makes one operator of a product and its bias, before products of integers are looked for: these
+would stay in float, their weights unpacked at each run. What is in float still gets it when the engine is opened."""
+
 _PLACE = re.compile(r"^\S+\.(cc|h):\d+ .*?\) (?=[A-Z])")
 _FILE_ERRORS = ("InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
 """Of the library's exceptions those that blame the file, whatever the provider."""
@@ -135,8 +139,9 @@ def compile(source: Path, folder: Path, role: str, target: Target, progress: Pro
         if beside.exists():
             entry = "session.optimized_model_external_initializers_file_name"
             options.add_session_config_entry(entry, beside.name)
+    left_out = [HIDING] if target.precision == "int8" else []
     try:
-        _session(graph, options, providers=[PROVIDER])
+        _session(graph, options, providers=[PROVIDER], disabled_optimizers=left_out)
     except Exception as error:  # its exceptions share no base class
         raise not_compiled(graph, error) from error
     if chosen != CPU:
