@@ -107,8 +107,7 @@ def optimize(
     found = _profiled(study, chosen, growing.predict, out, goal, effort, source, executor or Here(), journal)
     choice = _chosen(found, growing, goal, _most(chosen, growing), journal)
     fork = _fork_of(found, choice)
-    partial = out / f"{name}_{fork}.partial".replace(" ", "_")  # another goal may have chosen another fork
-    task, accuracy = _tuned(study, fork, name, out, partial, journal)
+    task, accuracy = _tuned(study, fork, name, out, journal)
     bundle, result = _built(study.backbone, task, target, out, effort, journal)
     added = anchor(result).added
     done = Optimized(
@@ -117,7 +116,7 @@ def optimize(
         goal.missed(accuracy, added),
     )  # fmt: skip
     write_document(out / "optimize.json", done)
-    forget(partial)
+    forget(_partial(out, name, fork))
     _report(growing, found, done, out)
     return done
 
@@ -294,12 +293,17 @@ def _fork_of(found: Profile, choice: Choice) -> Fork:
     return Fork(row.layers, prune=row.prune)
 
 
-def _tuned(
-    study: Study, fork: Fork, name: str, out: Path, partial: Path, journal: _Journal
-) -> tuple[Task, float]:
-    """The task itself, trained on all pictures, as a checkpoint. `partial` keeps its epochs."""
+def _partial(out: Path, name: str, fork: Fork) -> Path:
+    """Where the epochs of the last training are; another goal may have chosen another fork."""
+    return out / f"{name}_{fork}.partial".replace(" ", "_")
+
+
+def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) -> tuple[Task, float]:
+    """The task itself, trained on all pictures, as a checkpoint; its epochs stay until the engine stands."""
     data, file = study.data, out / f"{name}.safetensors"
-    tuned = tune(study.backbone, name, data.train, data.test, fork, study.config, keep=partial)
+    tuned = tune(
+        study.backbone, name, data.train, data.test, fork, study.config, keep=_partial(out, name, fork)
+    )
     write_state(file, *task_state(study.backbone, tuned.task))
     journal(
         "tuning",

@@ -20,7 +20,7 @@ from subtune_deploy.errors import CheckFailed
 from subtune_deploy.executors import Here
 from subtune_deploy.goal import Goal, Optimized
 from subtune_deploy.latency_model import LatencyModel
-from subtune_deploy.optimize import Listener, _Trainer
+from subtune_deploy.optimize import Listener, _Journal, _Trainer, _tuned
 from subtune_deploy.runtime import Bundle
 from subtune_deploy.stats import Interval
 from subtune_deploy.tuning.documents import read_profile
@@ -169,19 +169,31 @@ def test_a_goal_that_is_missed_is_told() -> None:
     assert Goal().missed(0.1, added) == ()
 
 
+def full(*given: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_the_chosen_fork_is_not_trained_for_nothing_where_its_checkpoint_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = _Journal(1, Listener())
+    with monkeypatch.context() as patch:
+        patch.setattr(optimize, "write_state", full)
+        with pytest.raises(OSError, match="No space"):
+            _tuned(study(), Fork((2,)), "task", tmp_path, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["task_2.partial"]
+    _tuned(study(), Fork((3,)), "task", tmp_path, journal)  # which another goal may choose
+    _tuned(study(), Fork((2,)), "task", tmp_path, journal)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"task.safetensors", "task_2.partial", "task_3.partial"}  # until an engine stands
+
+
 def test_the_chosen_fork_is_not_trained_anew_where_the_build_was_interrupted(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a full disk, say. The same command goes on before the last epoch."""
-
-    def full(*given: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    out, asked, seen = (
-        tmp_path / "out",
-        ("--max-added", "400%", "--name", "bright", "--epochs", 2),
-        list[int](),
-    )
+    out, seen = tmp_path / "out", list[int]()
+    asked = ("--max-added", "400%", "--name", "bright", "--epochs", 2)
     with monkeypatch.context() as patch:
         patch.setattr(optimize, "compile_bundle", full)
         assert "No space left" in optimized(place, out, *asked).err
