@@ -37,7 +37,7 @@ from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
 from subtune_deploy.parity import relative_errors, run_all
 from subtune_deploy.pictures import prepare
-from subtune_deploy.precision import carried, converted, signed
+from subtune_deploy.precision import carried, converted, int8_form
 from subtune_deploy.result_tables import markdown, milliseconds
 from subtune_deploy.spec import BASE, InputSpec
 from subtune_deploy.stats import median, paired_ratio
@@ -165,8 +165,8 @@ def evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:
     return np.asarray(np.linspace(0, count - 1, wanted).round(), np.int64)
 
 
-def compiled(bundle: Bundle, folder: Path, calibration: Batch) -> dict[str, Engine]:
-    """The engine of every task for each target."""
+def compiled(bundle: Bundle, folder: Path, calibration: Batch, role: str = "graph") -> dict[str, Engine]:
+    """The engine of every task for each target; or, as `base`, that of the backbone alone."""
     engines: dict[str, Engine] = {}
     for name in TARGETS:
         target, here = load_target(name), folder / name
@@ -174,10 +174,10 @@ def compiled(bundle: Bundle, folder: Path, calibration: Batch) -> dict[str, Engi
         here.mkdir(parents=True)
         if source != bundle.path:
             source.mkdir()
-            converted(bundle.path, source, target.precision, calibration, signed=signed(target))
+            converted(bundle.path, source, target.precision, calibration, form=int8_form(target))
         backend = get_backend(target.backend)
-        backend.compile(source, here, "graph", target)
-        engines[name] = backend.load(here, "graph", target)
+        backend.compile(source, here, role, target)
+        engines[name] = backend.load(here, role, target)
     return engines
 
 

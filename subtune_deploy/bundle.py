@@ -27,7 +27,7 @@ from .manifest import (
     read_manifest,
     to_json,
 )
-from .precision import carried, converted, signed
+from .precision import carried, converted, int8_form
 from .records import to_plain, to_record
 from .staging import replaced_file, staged, told_as
 from .targets import check_target
@@ -187,7 +187,7 @@ def compiler_source(graphs: Path, folder: Path, target: Target, calibration: Bat
         return graphs
     source = folder / SOURCE
     source.mkdir()
-    converted(graphs, source, target.precision, calibration, signed=signed(target), keep=target.keep)
+    converted(graphs, source, target.precision, calibration, form=int8_form(target), keep=target.keep)
     return source
 
 

@@ -26,6 +26,7 @@ from .folding import fold_batch_norms
 from .multitask import lower
 from .onnx_file import save_onnx
 from .plan import Plan, make_plan
+from .pooling import pool_means
 from .spec import BASE, GRAPH, INPUT, LONE, LONE_GRAPH
 from .tasks import Task, tuned_blocks
 from .tracing import example
@@ -71,6 +72,7 @@ def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int 
     assert program.exported_program is not None
     model = program.model
     fold_batch_norms(model.graph)
+    pool_means(model.graph)
     lone, graph = _only(model.clone(), {-1: BASE}), _only(_released(model), dict(enumerate(plan.tasks)))
     graph.metadata_props.update(_metadata(backbone, tasks, plan))
     return Exported(graph, lone, program.exported_program, outputs)

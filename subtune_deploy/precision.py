@@ -15,7 +15,7 @@ import numpy as np
 from .backends.base import ROLES, Batch, Target, not_compiled, provider, source_file
 from .calibration import check_calibration
 from .errors import BundleError, InputError, ModelError, SubtuneError, did_you_mean
-from .quantization import SIGNED, UNSIGNED, belongs, quantized
+from .quantization import FUSED, INTEGER, SIGNED, Form, belongs, quantized
 from .spec import BASE, INPUT
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ def carried(target: Target) -> bool:
     return target.precision in (("int8",) if _on_cpu(target) else PRECISIONS)
 
 
-def signed(target: Target) -> bool:
-    """Whether the target's int8 activations must be signed, as on a GPU; on a CPU unsigned ones run faster."""
-    return not _on_cpu(target)
+def int8_form(target: Target) -> Form:
+    """What is rounded in the target's int8: what its compiler takes, and runs fastest."""
+    if not _on_cpu(target):
+        return SIGNED
+    return INTEGER if target.backend == "onnxruntime" else FUSED
 
 
 def _on_cpu(target: Target) -> bool:
@@ -52,13 +54,13 @@ def converted(
     precision: str,
     calibration: Batch | None,
     *,
-    signed: bool = True,
+    form: Form = SIGNED,
     keep: Collection[str] = (),
     roles: Sequence[str] = ROLES,
 ) -> None:
     """Write graph.onnx and base.onnx of `source`, both float32, into the folder `out` in fp16, bf16 or int8.
 
-    `calibration`: for int8, inputs float32 (n, C, H, W) like those that will be met; `signed`: its activations;
+    `calibration`: for int8, inputs float32 (n, C, H, W) like those that will be met; `form`: what of it is rounded;
     `keep`: units of it that stay in float32. `roles`: one of the two graphs alone. Weights that lie beside a graph
     (`NAME.data`) will do so again. The same files give the same bytes. Raises BundleError (no such graph), InputError
     (calibration, a unit that graph.onnx has not), ModelError (a weight that the precision cannot hold).
@@ -75,9 +77,7 @@ def converted(
         own = keep if role == "graph" else [_ungrouped(unit) for unit in keep]
         try:
             model = (
-                narrowed(model, precision)
-                if precision in NARROW
-                else _in_int8(model, calibration, signed, own)
+                narrowed(model, precision) if precision in NARROW else _in_int8(model, calibration, form, own)
             )
         except SubtuneError:
             raise
@@ -141,7 +141,7 @@ def _ungrouped(unit: str) -> str:
     return f"{block}.{BASE}{rest}" if dot else unit
 
 
-def _in_int8(model: ir.Model, calibration: Batch | None, signed: bool, keep: Collection[str]) -> ir.Model:
+def _in_int8(model: ir.Model, calibration: Batch | None, form: Form, keep: Collection[str]) -> ir.Model:
     if calibration is None:
         raise InputError(
             "int8 needs calibration data, none was given", "give pictures like those to be deployed on"
@@ -149,7 +149,7 @@ def _in_int8(model: ir.Model, calibration: Batch | None, signed: bool, keep: Col
     shape = model.graph.inputs[0].shape
     assert shape is not None
     checked = check_calibration(calibration, shape[1:])
-    return quantized(model, checked, SIGNED if signed else UNSIGNED, keep)
+    return quantized(model, checked, form, keep)
 
 
 def _kept(model: ir.Model) -> set[ir.Value]:

@@ -35,7 +35,7 @@ from .errors import CheckFailed, InputError, ParityError, SubtuneError, Unavaila
 from .measure import Protocol
 from .pareto import Point, front
 from .parity import relative_errors, run_all
-from .precision import signed
+from .precision import int8_form
 from .racing import COMPARISON, Course, Tried, batch_size, race
 from .records import to_plain
 from .runtime import engine_errors, open_engine
@@ -266,7 +266,7 @@ class _Search:
         try:
             with engine_errors("int8"):
                 self.sensitivity = sensitivities(
-                    self.graphs, self.calibration, signed=signed(self.target), tasks=worst or [*self.wanted],
+                    self.graphs, self.calibration, form=int8_form(self.target), tasks=worst or [*self.wanted],
                     batch=self.bundle.manifest.batch,
                 )  # fmt: skip
         except SubtuneError as failed:

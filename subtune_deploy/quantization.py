@@ -2,9 +2,9 @@
 
 Weights are signed and symmetric, one scale for each output channel, or one for all (`_whole`). Ranges of activations
 are the least and the largest value met on the calibration data; where several streams run packed through shared
-blocks, they share one range, which holds what every task met. Two forms: `SIGNED` is what TensorRT's parser takes,
-`UNSIGNED` what runs fastest on a CPU. Units that are kept compute in float32, on values that others may have rounded
-before.
+blocks, they share one range, which holds what every task met. A form says what is rounded: `SIGNED` is what TensorRT's
+parser takes, `INTEGER` and `FUSED` what ONNX Runtime and OpenVINO run fastest on a CPU. Units that are kept compute in
+float32, on values that others may have rounded before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,13 @@ OTHERS = ("Add", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool")
 
 @dataclass(frozen=True)
 class Form:
-    """`operators` compute on 8 bits; `options` are those of onnxruntime.quantization."""
+    """`operators` compute on 8 bits; `options` are those of onnxruntime.quantization. `fuses`: what a convolution
+    answers is not rounded where it enters none of them."""
 
     activations: str
     operators: tuple[str, ...]
     options: Mapping[str, Any]
+    fuses: bool = False
 
 
 SIGNED = Form(
@@ -54,12 +56,15 @@ SIGNED = Form(
     },
 )
 """Only what enters operators with weights is quantised, symmetric around zero; biases stay in float32."""
-UNSIGNED = Form(
+INTEGER = Form(
     "QUInt8",
-    (*WEIGHTED, *OTHERS),
+    (*WEIGHTED, *OTHERS, "Sigmoid"),  # and with it what multiplies it, as in SiLU
     {"QuantizeBias": True, "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
 )
-"""What lies between them is quantised too, with a zero point, which makes ReLU part of the rounding."""
+"""What lies between them is quantised too, with a zero point, which makes ReLU part of the rounding. ONNX Runtime has a
+convolution of integers only where its answer is rounded."""
+FUSED = replace(INTEGER, operators=(*WEIGHTED, *OTHERS), fuses=True)
+"""OpenVINO makes activations that stay in float32, as SiLU, part of the convolution before, if nothing is between."""
 
 
 def quantized(
@@ -75,7 +80,7 @@ def quantized(
 
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
     kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
-    whole = _whole(model)
+    excluded, whole = [*_delicate(model), *sorted(kept)], _whole(model)
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
         round_weights(model, feeds, Path(scratch), kept, whole)
         plain, result = Path(scratch, "plain.onnx"), Path(scratch, "quantized.onnx")
@@ -86,7 +91,7 @@ def quantized(
             _Reader(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(form.operators),
-            nodes_to_exclude=[*_delicate(model), *sorted(kept)],
+            nodes_to_exclude=excluded,
             per_channel=True,
             activation_type=QuantType[form.activations],
             weight_type=QuantType.QInt8,
@@ -98,6 +103,8 @@ def quantized(
             },
         )
         found = ir.external_data.load_to_model(ir.load(result))
+    if form.fuses:
+        _without_rounding(found, _floats(model, form.operators, excluded))
     found.producer_name, found.producer_version = model.producer_name, model.producer_version
     found.metadata_props.clear()
     found.metadata_props.update(model.metadata_props)
@@ -140,11 +147,13 @@ def _batch(model: ir.Model) -> int | None:
 
 
 def _delicate(model: ir.Model) -> list[str]:
-    """Names of sums that no convolution's answer enters: in 8 bits, a transformer's cost it most of its accuracy."""
+    """Names of sums and sigmoids that no convolution's answer enters: of a transformer, in 8 bits, they cost most."""
     return [
         node.name
         for node in model.graph
-        if node.op_type == "Add" and node.name and not any(_is_convolution(value) for value in node.inputs)
+        if node.op_type in ("Add", "Sigmoid")
+        and node.name
+        and not any(_is_convolution(value) for value in node.inputs)
     ]
 
 
@@ -172,6 +181,30 @@ def _channel_axis(node: ir.Node, index: int, weight: ir.Value) -> int | None:
     if node.op_type == "ConvTranspose":
         return 1 if integer(node, "group", 1) == 1 else None
     return 0 if node.op_type == "Conv" or integer(node, "transB", 0) else 1
+
+
+def _floats(model: ir.Model, operators: Collection[str], excluded: Collection[str]) -> set[str]:
+    """Names of what convolutions answer to nodes alone that compute in float32."""
+    answers = [node.outputs[0] for node in model.graph if node.op_type == "Conv"]
+    return {
+        str(answer.name)
+        for answer in answers
+        if all(use.node.op_type not in operators or use.node.name in excluded for use in answer.uses())
+    }
+
+
+def _without_rounding(model: ir.Model, names: Collection[str]) -> None:
+    """Of values of these names, in place. Those of a convolution whose ReLU went into the rounding have the ReLU's."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    for node in model.graph:
+        rounding = (
+            node.inputs[0].producer() if node.op_type == "DequantizeLinear" and node.inputs[0] else None
+        )
+        plain = None if rounding is None else rounding.inputs[0]
+        if plain is not None and plain.name in names:
+            node.outputs[0].replace_all_uses_with(plain)
+    RemoveUnusedNodesPass()(model)
 
 
 def _is_convolution(value: ir.Value | None) -> bool:

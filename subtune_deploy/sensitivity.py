@@ -20,7 +20,7 @@ from .backends.base import Batch, source_file
 from .backends.onnxruntime import open_literally
 from .parity import relative_errors, run_all
 from .precision import converted
-from .quantization import versions
+from .quantization import Form, versions
 from .spec import GRAPH
 
 SAMPLE = 16
@@ -30,7 +30,7 @@ Answers = Mapping[str, npt.NDArray[Any]]
 
 
 def sensitivities(
-    graphs: Path, calibration: Batch, *, signed: bool, tasks: Collection[str], batch: int | None
+    graphs: Path, calibration: Batch, *, form: Form, tasks: Collection[str], batch: int | None
 ) -> dict[str, float]:
     """By unit and version (`block13.birds`), greatest first: how much `tasks` err where it alone is in int8.
 
@@ -45,7 +45,7 @@ def sensitivities(
 
     def error(alone: str) -> float:
         keep = tuple(unit for unit in units if unit != alone)
-        answers = _quantised(graphs, sample, keep, signed, batch)
+        answers = _quantised(graphs, sample, keep, form, batch)
         return float(np.mean([relative_errors(answers[task], wanted[task]).mean() for task in tasks]))
 
     units = versions(ir.load(path))
@@ -81,10 +81,8 @@ def _few(inputs: Batch) -> Batch:
     return np.asarray(inputs[np.linspace(0, len(inputs) - 1, count).round().astype(np.int64)])
 
 
-def _quantised(
-    graphs: Path, sample: Batch, keep: tuple[str, ...], signed: bool, batch: int | None
-) -> Answers:
+def _quantised(graphs: Path, sample: Batch, keep: tuple[str, ...], form: Form, batch: int | None) -> Answers:
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch:
         out = Path(scratch)
-        converted(graphs, out, "int8", sample, signed=signed, keep=keep, roles=("graph",))
+        converted(graphs, out, "int8", sample, form=form, keep=keep, roles=("graph",))
         return run_all(open_literally(out / GRAPH), sample, batch or 1)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 ORDER = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks "
     "topology tracing probing backbone attention widths heads versions channels prunable pruning diff tasks "
-    "plan packing work costs layouts grouped multitask folding onnx_file export backends targets cost_model "
+    "plan packing work costs layouts grouped multitask folding pooling onnx_file export backends targets cost_model "
     "calibrated stats pareto joint environment memory conditions measure loads streams calibration bias_correction "
     "quantization precision manifest bundle parity references runtime footprint bases results result_tables "
     "latency_model fitting predictor timing throughput proof compiling pack sources build racing sensitivity "

@@ -21,7 +21,7 @@ from subtune_deploy.manifest import RECIPE as RECIPE_FILE
 from subtune_deploy.parity import References, relative_errors
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted
-from subtune_deploy.quantization import belongs, versions
+from subtune_deploy.quantization import FUSED, INTEGER, SIGNED, belongs, versions
 from subtune_deploy.runtime import Bundle, load_engine
 from subtune_deploy.targets import check_target, load_target
 from subtune_deploy.tasks import candidate_task, owners
@@ -29,9 +29,9 @@ from subtune_deploy.timing import identify
 
 KEEP = ("block2", "block3.birds")
 KEPT = ("block2.base", "block3.birds")
-FORMS = {"signed": True, "unsigned": False}
+FORMS = {"signed": SIGNED, "integer": INTEGER, "fused": FUSED}
 
-both_forms = pytest.mark.parametrize("form", FORMS)
+every_form = pytest.mark.parametrize("form", FORMS)
 
 Answers = dict[str, np.ndarray]
 
@@ -64,17 +64,17 @@ def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[s
     """By form, and by what is kept."""
     every = versions(ir.load(source / "graph.onnx"))
     found = {}
-    for form, signed in FORMS.items():
+    for name, form in FORMS.items():
         for keep in ((), KEEP, ("block3.birds",), ("block3.base",), every):
-            folder = found[form, keep] = tmp_path_factory.mktemp("made")
-            converted(source, folder, "int8", inputs(16, seed=1), signed=signed, keep=keep)
+            folder = found[name, keep] = tmp_path_factory.mktemp("made")
+            converted(source, folder, "int8", inputs(16, seed=1), form=form, keep=keep)
     return found
 
 
 # structure
 
 
-@both_forms
+@every_form
 def test_kept_units_have_float_weights_and_all_others_are_quantised(
     source: Path, made: dict[tuple[str, tuple[str, ...]], Path], form: str
 ) -> None:
@@ -94,7 +94,7 @@ def test_kept_units_have_float_weights_and_all_others_are_quantised(
     assert {"block3.signs", "block3.base"} <= int8_units
 
 
-@both_forms
+@every_form
 def test_weights_and_biases_of_kept_units_are_not_touched(
     source: Path, made: dict[tuple[str, tuple[str, ...]], Path], form: str
 ) -> None:
@@ -110,7 +110,7 @@ def test_weights_and_biases_of_kept_units_are_not_touched(
     assert "block3.signs.conv1.weight" not in after
 
 
-@both_forms
+@every_form
 def test_the_backbone_alone_keeps_what_it_has_of_them(
     made: dict[tuple[str, tuple[str, ...]], Path], form: str
 ) -> None:
@@ -142,7 +142,7 @@ def test_versions_that_run_as_one_operator_are_kept_in_the_backbone_alone_too(tm
 # numbers
 
 
-@both_forms
+@every_form
 @pytest.mark.parametrize("file", ["graph.onnx", "base.onnx"])
 def test_with_everything_kept_it_answers_as_in_float32(
     source: Path, made: dict[tuple[str, tuple[str, ...]], Path], form: str, file: str
@@ -155,7 +155,7 @@ def test_with_everything_kept_it_answers_as_in_float32(
         assert relative_errors(answer, wanted[task]).max() > 1e-3
 
 
-@both_forms
+@every_form
 @pytest.mark.parametrize(
     "unit, moved", [("block3.birds", {"birds"}), ("block3.base", {"base"})], ids=["birds", "base"]
 )

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from tiny_bundle import SPEC, WEIGHTS, expected, pictures, write_graphs
 from tiny_networks import SIZE, backbone
 
+from subtune_deploy import quantization
 from subtune_deploy.backends.base import Target
 from subtune_deploy.backends.onnxruntime import compile as compile_onnxruntime
 from subtune_deploy.backends.tensorrt import TensorRT
@@ -28,13 +29,15 @@ from subtune_deploy.errors import BundleError, InputError, ModelError
 from subtune_deploy.export import export
 from subtune_deploy.parity import relative_errors
 from subtune_deploy.plan import make_plan
-from subtune_deploy.precision import PRECISIONS, carried, converted, signed
+from subtune_deploy.precision import PRECISIONS, carried, converted, int8_form
+from subtune_deploy.quantization import FUSED, INTEGER, SIGNED, Form
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task, owners
 
-UNSIGNED = "int8 for a CPU"
-FORMS = (*PRECISIONS, UNSIGNED)
-TOLERANCES = {"fp16": 1e-2, "bf16": 5e-2, "int8": 0.2, UNSIGNED: 0.2}
+INT8 = {"int8": "SIGNED", "int8 for ONNX Runtime": "INTEGER", "int8 for OpenVINO": "FUSED"}
+CPU_FORMS = [form for form in INT8 if form != "int8"]
+FORMS = tuple(dict.fromkeys((*PRECISIONS, *INT8)))
+TOLERANCES = {"fp16": 1e-2, "bf16": 5e-2, **dict.fromkeys(INT8, 0.2)}
 PARSED = {"fp16": 2e-3, "bf16": 2e-2, "int8": 1e-5}
 """What the network that TensorRT parsed may differ by from the same file in ONNX Runtime."""
 NARROW = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -43,7 +46,8 @@ TASKS = {"birds": (3,), "signs": (3, 4)}
 
 every_form = pytest.mark.parametrize("form", FORMS)
 narrow_precisions = pytest.mark.parametrize("precision", list(NARROW))
-int8_forms = pytest.mark.parametrize("form", ["int8", UNSIGNED])
+int8_forms = pytest.mark.parametrize("form", list(INT8))
+cpu_forms = pytest.mark.parametrize("form", CPU_FORMS)
 
 Answers = dict[str, np.ndarray]
 
@@ -66,8 +70,12 @@ def run(path: Path, batch: np.ndarray) -> Answers:
     return dict(zip(names, session.run(names, {"input": batch}), strict=True))
 
 
+def form_of(form: str) -> Form:
+    return getattr(quantization, INT8.get(form, "SIGNED"))  # of other precisions it is not asked for
+
+
 def convert(source: Path, out: Path, form: str, calibration: np.ndarray | None = None) -> None:
-    converted(source, out, form.split()[0], calibration, signed=form != UNSIGNED)
+    converted(source, out, form.split()[0], calibration, form=form_of(form))
 
 
 def export_to(folder: Path, topology: str = "chain", batch: int | None = None) -> Path:
@@ -227,18 +235,22 @@ def test_for_a_gpu_biases_stay_float32_and_only_what_enters_weighted_operators_i
     assert readers == {"Conv", "Gemm", "Add"}  # a shortcut, which enters a convolution too
 
 
-def test_for_a_cpu_no_activation_stands_between_a_convolution_and_its_rounding(made: dict[str, Path]) -> None:
-    signed_graph, graph = (ir.load(made[form] / "graph.onnx").graph for form in ("int8", UNSIGNED))
+@cpu_forms
+def test_for_a_cpu_no_activation_stands_between_a_convolution_and_its_rounding(
+    made: dict[str, Path], form: str
+) -> None:
+    signed_graph, graph = (ir.load(made[each] / "graph.onnx").graph for each in ("int8", form))
     assert "Relu" in {node.op_type for node in signed_graph}
     assert "Relu" not in {node.op_type for node in graph}
     readers = {use.node.op_type for node in graph if node.op_type == "Conv" for use in node.outputs[0].uses()}
     assert readers == {"QuantizeLinear"}
 
 
+@cpu_forms
 def test_for_a_cpu_sums_are_quantised_where_a_convolution_answers_into_them(
-    made: dict[str, Path], tokens: Path, tmp_path: Path
+    made: dict[str, Path], tokens: Path, tmp_path: Path, form: str
 ) -> None:
-    convert(tokens, tmp_path, UNSIGNED, inputs(4, seed=1))
+    convert(tokens, tmp_path, form, inputs(4, seed=1))
 
     def sums(path: Path) -> set[str]:
         """Operators that make what sums read."""
@@ -246,7 +258,7 @@ def test_for_a_cpu_sums_are_quantised_where_a_convolution_answers_into_them(
         producers = [value.producer() for node in nodes for value in node.inputs if value is not None]
         return {producer.op_type for producer in producers if producer is not None}
 
-    assert sums(made[UNSIGNED] / "graph.onnx") == {"DequantizeLinear"}
+    assert sums(made[form] / "graph.onnx") == {"DequantizeLinear"}
     assert "MatMul" in sums(tmp_path / "graph.onnx")
     assert "DequantizeLinear" not in sums(tmp_path / "graph.onnx")
 
@@ -260,7 +272,7 @@ def constants(path: Path) -> dict[str, np.ndarray]:
 def test_both_files_share_all_that_the_prefix_is_made_of(made: dict[str, Path], form: str) -> None:
     ours, theirs = (constants(made[form] / file) for file in FILES)
     prefix = [name for name in theirs if name.startswith(("input", "stem", "block1.", "block2."))]
-    bias = "block2.base.conv1.bias" + ("_quantized" if form == UNSIGNED else "")
+    bias = "block2.base.conv1.bias" + ("_quantized" if form in CPU_FORMS else "")
     assert {
         "input_scale",
         "block2.base.conv1.weight_scale",
@@ -396,10 +408,11 @@ def digests(folder: Path) -> dict[str, str]:
 AGAIN = """
 import sys, numpy as np
 from pathlib import Path
+from subtune_deploy import quantization
 from subtune_deploy.precision import converted
-source, out, form = sys.argv[1:]
+source, out, precision, form = sys.argv[1:]
 batch = np.random.default_rng(1).standard_normal((20, 3, 12, 12)).astype(np.float32)
-converted(Path(source), Path(out), form.split()[0], batch, signed=" " not in form)
+converted(Path(source), Path(out), precision, batch, form=getattr(quantization, form))
 """
 
 
@@ -409,7 +422,8 @@ def test_another_process_writes_the_same_bytes(
 ) -> None:
     out = tmp_path / "again"
     out.mkdir()
-    command = [sys.executable, "-c", AGAIN, str(source), str(out), form]
+    precision, rounded = form.split()[0], INT8.get(form, "SIGNED")
+    command = [sys.executable, "-c", AGAIN, str(source), str(out), precision, rounded]
     found = subprocess.run(
         command, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
     )
@@ -534,17 +548,19 @@ def test_the_precision_of_some_targets_travels_in_the_graph(
 @pytest.mark.parametrize(
     "backend, provider, wanted",
     [
-        ("tensorrt", None, True),
-        ("tensorrt_rtx", None, True),
-        ("onnxruntime", "cuda", True),
-        ("onnxruntime", "cpu", False),
-        ("onnxruntime", None, False),
-        ("openvino", None, False),
+        ("tensorrt", None, SIGNED),
+        ("tensorrt_rtx", None, SIGNED),
+        ("onnxruntime", "cuda", SIGNED),
+        ("onnxruntime", "cpu", INTEGER),
+        ("onnxruntime", None, INTEGER),
+        ("openvino", None, FUSED),
     ],
 )
-def test_gpus_take_signed_activations_alone(backend: str, provider: str | None, wanted: bool) -> None:
+def test_each_compiler_gets_its_form_and_gpus_signed_activations_alone(
+    backend: str, provider: str | None, wanted: Form
+) -> None:
     target = Target("a-target", backend, "int8", "")
-    assert signed(replace(target, options={"provider": provider}) if provider else target) is wanted
+    assert int8_form(replace(target, options={"provider": provider}) if provider else target) is wanted
 
 
 @pytest.mark.parametrize("name, backend", [("cpu-int8", "onnxruntime"), ("openvino-cpu-int8", "openvino")])
@@ -559,7 +575,7 @@ def test_onnx_runtime_multiplies_integers_wherever_weights_are_int8(
 ) -> None:
     """Products with biases too: as one operator with its bias a product would stay in float."""
     (tmp_path / "engine").mkdir()
-    converted(tokens, tmp_path, "int8", inputs(8, seed=1), signed=False, keep=keep)
+    converted(tokens, tmp_path, "int8", inputs(8, seed=1), form=INTEGER, keep=keep)
     compile_onnxruntime(tmp_path, tmp_path / "engine", "graph", load_target("cpu-int8"))
     nodes = onnx.load(tmp_path / "engine" / "graph.onnx").graph.node
     unpacked = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}

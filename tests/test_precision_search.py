@@ -27,6 +27,7 @@ from subtune_deploy.errors import CheckFailed, InputError, Unavailable
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.parity import References
 from subtune_deploy.precision_search import Cost, Found, Option, between, cost, fastest_precision, on_front
+from subtune_deploy.quantization import INTEGER
 from subtune_deploy.runtime import load_engine
 from subtune_deploy.sensitivity import fewest, sensitivities
 from subtune_deploy.stats import Ratio
@@ -213,7 +214,7 @@ def test_a_datasheet_is_of_one_precision(bundle: Bundle, favour: Favour) -> None
 
 def test_the_delicate_unit_is_that_of_the_task_that_has_it(bundle: Bundle) -> None:
     def of(task: str) -> dict[str, float]:
-        return sensitivities(bundle.path, CALIBRATION, signed=False, tasks=[task], batch=1)
+        return sensitivities(bundle.path, CALIBRATION, form=INTEGER, tasks=[task], batch=1)
 
     birds, signs = of("birds"), of("signs")
     assert next(iter(birds)) == DELICATE

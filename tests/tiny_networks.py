@@ -6,6 +6,7 @@ import random
 
 import torch
 from torch import nn
+from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.models import Model
@@ -31,6 +32,19 @@ class Residual(nn.Module):
     def forward(self, x):
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(y + self.short(x))
+
+
+class Gated(nn.Module):
+    """A convolution, SiLU and squeeze-and-excitation with a shortcut, as in EfficientNet."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = Conv2dNormActivation(width, width, activation_layer=nn.SiLU)
+        self.gate = SqueezeExcitation(width, 2, activation=nn.SiLU)
+        self.project = Conv2dNormActivation(width, width, 1, activation_layer=None)
+
+    def forward(self, x):
+        return x + self.project(self.gate(self.conv(x)))
 
 
 class Carrying(nn.Module):
@@ -74,7 +88,7 @@ class Attention(nn.Module):
 
 class Net(nn.Module):
     """Blocks in a list, joined as `topology` says: chain, dense (each reads all before), branching,
-    listing (blocks pass lists), beside (each reads the stem too), tokens."""
+    listing (blocks pass lists), beside (each reads the stem too), gated, tokens."""
 
     def __init__(self, topology: str, blocks: int, width: int) -> None:
         super().__init__()
@@ -82,7 +96,7 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.relu = nn.ReLU(inplace=True)
         widths = [width * (i + 1) if topology == "dense" else width for i in range(blocks)]
-        make = {"tokens": Attention, "listing": Carrying, "beside": Beside}.get(
+        make = {"tokens": Attention, "gated": Gated, "listing": Carrying, "beside": Beside}.get(
             topology, lambda w: Residual(w, width)
         )
         self.blocks = nn.ModuleList(make(w) for w in widths)
@@ -98,6 +112,8 @@ class Net(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x.mean((2, 3))
+
+    gated = chain
 
     def dense(self, x):
         kept = [x]
