@@ -21,14 +21,15 @@ from subtune_deploy.grouped import groupable
 from subtune_deploy.parity import relative_errors
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted
+from subtune_deploy.quantization import FUSED, INTEGER, SIGNED
 from subtune_deploy.tasks import candidate_task, owners
 
-FORMS = {"signed": True, "unsigned": False}
+FORMS = {"signed": SIGNED, "integer": INTEGER, "fused": FUSED}
 TOLERANCE = 0.04
 CPU = {"onnxruntime": onnxruntime, "openvino": openvino}
 RTX = "tensorrt_rtx"
 
-both_forms = pytest.mark.parametrize("form", FORMS)
+every_form = pytest.mark.parametrize("form", FORMS)
 
 Answers = dict[str, np.ndarray]
 
@@ -137,12 +138,12 @@ def quantised(case: Case, folder: Path, form: str) -> np.ndarray:
     case.write(folder)
     batch = floats(*case.shape, seed=1)
     (folder / "out").mkdir()
-    converted(folder, folder / "out", "int8", batch, signed=FORMS[form], roles=("graph",))
+    converted(folder, folder / "out", "int8", batch, form=FORMS[form], roles=("graph",))
     return batch
 
 
 @every_case
-@both_forms
+@every_form
 def test_such_a_weight_has_one_scale(tmp_path: Path, case: str, form: str) -> None:
     quantised(CASES[case], tmp_path, form)
     found, wanted = held(tmp_path / "out"), CASES[case].weights["w"]
@@ -153,7 +154,7 @@ def test_such_a_weight_has_one_scale(tmp_path: Path, case: str, form: str) -> No
 
 
 @every_case
-@both_forms
+@every_form
 @pytest.mark.parametrize("backend", CPU)
 def test_every_backend_answers_rightly(tmp_path: Path, case: str, form: str, backend: str) -> None:
     batch = quantised(CASES[case], tmp_path, form)
@@ -176,7 +177,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-@both_forms
+@every_form
 def test_others_have_a_scale_for_each_output_channel(tmp_path: Path, case: str, form: str) -> None:
     quantised(OTHERS[case], tmp_path, form)
     assert held(tmp_path / "out")["w_scale"].shape == (5,)
@@ -218,9 +219,9 @@ def stacked(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     return found
 
 
-@both_forms
+@every_form
 def test_versions_as_one_answer_rightly_wherever_they_run(source: Path, tmp_path: Path, form: str) -> None:
-    converted(source, tmp_path, "int8", floats(16, *SIZE, seed=1), signed=FORMS[form])
+    converted(source, tmp_path, "int8", floats(16, *SIZE, seed=1), form=FORMS[form])
     assert list(stacked(tmp_path).values()) == [("INT8", ())] * 4
     backends = [*CPU, *([RTX] if form == "signed" and find_spec(RTX) else [])]
     for backend in backends:
@@ -228,10 +229,10 @@ def test_versions_as_one_answer_rightly_wherever_they_run(source: Path, tmp_path
             assert 0 < error <= TOLERANCE
 
 
-@both_forms
+@every_form
 def test_versions_as_one_that_are_kept_stay_as_they_are(source: Path, tmp_path: Path, form: str) -> None:
     keep = ("block3.grouped",)
-    converted(source, tmp_path, "int8", floats(16, *SIZE, seed=1), signed=FORMS[form], keep=keep)
+    converted(source, tmp_path, "int8", floats(16, *SIZE, seed=1), form=FORMS[form], keep=keep)
     weights, before, after = stacked(tmp_path), held(source), held(tmp_path)
     assert list(weights.values()) == [("FLOAT", None)] * 4
     for name in weights:
