@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,6 +24,7 @@ from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, Checked, engine_target, open_bundle
 from subtune_deploy.errors import InputError, ModelError
+from subtune_deploy.export import export
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.models import load_model
 from subtune_deploy.plan import Plan
@@ -53,6 +56,38 @@ def middle(resnet: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Made:
 def bundled(network: Backbone, out: Path, *forks: tuple[int, ...], **options: Any) -> Made:
     tasks = [candidate_task(network, f"task{n}", fork, seed=n) for n, fork in enumerate(forks, start=1)]
     return build(network, tasks, out, BuildOptions(**options)), network, tasks
+
+
+class Saved(NamedTuple):
+    """In the place of an export: its files."""
+
+    files: Path
+
+    def save(self, folder: Path, *, program: bool) -> None:
+        assert not program
+        shutil.copytree(self.files, folder, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def export_once(middle: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Most tests ask for the same plans of `middle`, and PyTorch's exporter takes seconds for each."""
+    known = dict[str, Saved]()
+
+    def once(backbone: Backbone, tasks: Sequence[Task], plan: Plan, **how: Any) -> Any:
+        if backbone is not middle[1] or tasks is not middle[2]:
+            return export(backbone, tasks, plan, **how)
+        name = json.dumps([plan.to_json(), how], sort_keys=True)
+        if name not in known:
+            known[name] = Saved(tmp_path_factory.mktemp("exported"))
+            export(backbone, tasks, plan, **how).save(known[name].files, program=False)
+        return known[name]
+
+    return once
+
+
+@pytest.fixture(autouse=True)
+def spared(export_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_search, "export", export_once)
 
 
 @pytest.fixture
@@ -209,14 +244,13 @@ def test_a_plan_that_cannot_be_made_is_told_and_left_out(
     middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     favour()
-    real = plan_search.export
 
-    def export(backbone: Backbone, tasks: Any, plan: Plan, **how: Any) -> Any:
+    def failing(backbone: Backbone, tasks: Any, plan: Plan, **how: Any) -> Any:
         if plan.grouped == ("block2",):
             raise ModelError("no", "hint")
-        return real(backbone, tasks, plan, **how)
+        return export(backbone, tasks, plan, **how)
 
-    monkeypatch.setattr(plan_search, "export", export)
+    monkeypatch.setattr(plan_search, "export", failing)
     best = found(middle, merge=False)
     assert best.tried[0] == Tried("grouped block2", "as exported", failed="no")
     assert len(best.tried) == 3
@@ -272,6 +306,7 @@ def test_no_graph_stays_in_memory_while_its_engine_is_made(
     middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     favour()
+    monkeypatch.setattr(plan_search, "export", export)
     real, held = plan_search.make_engine, list[int]()
 
     def make(*of: Any) -> None:
