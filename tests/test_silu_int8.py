@@ -9,9 +9,11 @@ import onnx_ir as ir
 import pytest
 from tiny_networks import SIZE, backbone
 
+from subtune_deploy.backbone import trace
 from subtune_deploy.backends import get_backend
 from subtune_deploy.backends.onnxruntime import open_literally
 from subtune_deploy.export import export
+from subtune_deploy.models import load_model
 from subtune_deploy.parity import relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted, int8_form
@@ -89,6 +91,21 @@ def test_for_onnx_runtime_the_activation_is_of_integers_too(source: Path, tmp_pa
     assert "Mul" not in found
     assert found.count("QLinearSigmoid") == found.count("QLinearMul") == activations
     assert found.count("QLinearGlobalAveragePool") >= BLOCKS
+
+
+def test_pooling_is_of_integers_between_convolutions_and_in_float_before_a_head(tmp_path: Path) -> None:
+    network = trace(load_model("mobilenet_v3_small", input_size=(3, 64, 64)))
+    tasks = [candidate_task(network, "birds", (11,), seed=1)]
+    export(network, tasks, make_plan(network.topology, owners(tasks))).save(tmp_path, program=False)
+    calibration = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    converted(tmp_path, tmp_path, "int8", calibration, form=INTEGER)
+    pooled = {
+        str(node.name): node.inputs[0].producer().op_type == "DequantizeLinear"
+        for node in ir.load(tmp_path / "graph.onnx").graph
+        if node.op_type == "GlobalAveragePool"
+    }
+    assert len(pooled) == 11
+    assert [name for name, rounded in pooled.items() if not rounded] == ["op_avgpool/GlobalAveragePool"]
 
 
 def test_openvino_makes_convolution_and_activation_one_operator(source: Path, tmp_path: Path) -> None:
