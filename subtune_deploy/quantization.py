@@ -58,7 +58,7 @@ SIGNED = Form(
 """Only what enters operators with weights is quantised, symmetric around zero; biases stay in float32."""
 INTEGER = Form(
     "QUInt8",
-    (*WEIGHTED, *OTHERS, "Sigmoid"),  # and with it what multiplies it, as in SiLU
+    (*WEIGHTED, *OTHERS, "Sigmoid", "HardSigmoid"),  # and with them what multiplies them, as in SiLU
     {"QuantizeBias": True, "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
 )
 """What lies between them is quantised too, with a zero point, which makes ReLU part of the rounding. ONNX Runtime has a
@@ -78,8 +78,12 @@ def quantized(
     import onnx_ir as ir
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    from .hard_sigmoid import as_sums, split_hard_swish
+
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
     kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
+    if "HardSigmoid" in form.operators:
+        split_hard_swish(model.graph, {node.name for node in model.graph if _is_robust(node)} - kept)
     excluded, whole = [*_delicate(model), *sorted(kept)], _whole(model)
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
         round_weights(model, feeds, Path(scratch), kept, whole)
@@ -103,6 +107,7 @@ def quantized(
             },
         )
         found = ir.external_data.load_to_model(ir.load(result))
+    as_sums(found.graph)
     if form.fuses:
         _without_rounding(found, _floats(model, form.operators, excluded))
     found.producer_name, found.producer_version = model.producer_name, model.producer_version
@@ -155,7 +160,7 @@ def _delicate(model: ir.Model) -> list[str]:
 
 
 def _is_robust(node: ir.Node) -> bool:
-    if node.op_type in ("Add", "Sigmoid"):
+    if node.op_type in ("Add", "Sigmoid", "HardSigmoid", "HardSwish"):
         return any(_is_convolution(value) for value in node.inputs)
     if node.op_type == "GlobalAveragePool":
         return any(use.node.op_type in WEIGHTED for use in node.outputs[0].uses())

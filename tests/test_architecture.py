@@ -16,9 +16,9 @@ ORDER = (  # noqa: SIM905
     "topology tracing probing backbone attention widths heads versions channels prunable pruning diff tasks "
     "plan packing work costs layouts grouped multitask folding pooling onnx_file export backends targets cost_model "
     "calibrated stats pareto joint environment memory conditions measure loads streams calibration bias_correction "
-    "quantization precision manifest bundle parity references runtime footprint bases results result_tables "
-    "latency_model fitting predictor timing throughput proof compiling pack sources build racing sensitivity "
-    "precision_search plan_search archive signing triton graft ship "
+    "hard_sigmoid quantization precision manifest bundle parity references runtime footprint bases results "
+    "result_tables latency_model fitting predictor timing throughput proof compiling pack sources build racing "
+    "sensitivity precision_search plan_search archive signing triton graft ship "
     "run_folder sweep calibrating data executors tuning tradeoff choice breakdown "
     "report_words report_points report goal optimize demo_tables demo cli"
 ).split()
