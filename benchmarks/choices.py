@@ -21,7 +21,7 @@ import click
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.choice import Choice, decide
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.documents import read_document, write_document
 from subtune_deploy.executors import open_executor
 from subtune_deploy.fitting import fit_results
@@ -74,7 +74,7 @@ def main(seconds: float, where: str, scratch: Path, train: bool, timed: bool) ->
     """Train, time, choose, write."""
     scratch.mkdir(parents=True, exist_ok=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    backbone = trace(load_model(MODEL, str(_base_checkpoint(scratch / "base.safetensors")), SIZE))
+    backbone = trace(load_model(MODEL, str(base_checkpoint(scratch / "base.safetensors")), SIZE))
     if train and not PROFILE.exists():
         write_document(PROFILE, trained(backbone, scratch / "training", where))
     if timed:

@@ -22,7 +22,7 @@ from digits_tables import RESULTS, draw, read_documents, write_tables
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.documents import write_document
 from subtune_deploy.executors import Executor, open_executor
 from subtune_deploy.models import load_model
@@ -108,7 +108,7 @@ def main(hours: float, where: str, scratch: Path, tables: bool) -> None:
 def trained(scratch: Path, hours: float, executor: Executor) -> Iterator[tuple[str, About]]:
     """Step by step, until the time is up."""
     start = time.monotonic()
-    backbone = trace(load_model(MODEL, str(_base_checkpoint(scratch / "base.safetensors")), SIZE))
+    backbone = trace(load_model(MODEL, str(base_checkpoint(scratch / "base.safetensors")), SIZE))
     left = [step for step in STEPS if not (RESULTS / f"{step.name}.json").exists()]
     for number, step in enumerate(left, start=1):
         hours_gone = (time.monotonic() - start) / 3600

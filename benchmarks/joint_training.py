@@ -28,7 +28,7 @@ from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.data.dataset import Data, Dataset
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.environment import describe
 from subtune_deploy.models import load_model
 from subtune_deploy.result_tables import markdown
@@ -65,7 +65,7 @@ Line = dict[str, Any]
 def main(repeats: int, size: int, count: int) -> None:
     """Write the files, train, write the times."""
     with tempfile.TemporaryDirectory() as scratch:
-        base = _base_checkpoint(Path(scratch, "base.safetensors"))
+        base = base_checkpoint(Path(scratch, "base.safetensors"))
         backbone = trace(load_model(MODEL, str(base), (3, size, size)))
         data = files(Path(scratch, "pictures"), count)
         host = describe()

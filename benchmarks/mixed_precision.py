@@ -28,7 +28,7 @@ from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.data.dataset import Data
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.environment import describe
 from subtune_deploy.lines import append_line, drop_torn_line
 from subtune_deploy.models import load_model
@@ -99,7 +99,7 @@ def opened(network: Trained) -> Backbone:
     """EfficientNet-Lite0 with the demo's weights, another with random ones."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "base.safetensors")
-        weights = str(_base_checkpoint(path)) if network.model == MODEL else "random"
+        weights = str(base_checkpoint(path)) if network.model == MODEL else "random"
         return trace(load_model(network.model, weights, network.shape))
 
 

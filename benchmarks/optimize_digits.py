@@ -28,7 +28,7 @@ import click
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.choice import decide
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.documents import from_document, read_document, write_document
 from subtune_deploy.environment import describe
 from subtune_deploy.executors import open_executor
@@ -74,7 +74,7 @@ def main(folder: Path, scratch: Path, tables: bool) -> None:
     """Run what is missing, write."""
     for place in (scratch, folder):
         place.mkdir(parents=True, exist_ok=True)
-    checkpoint = _base_checkpoint(scratch / "base.safetensors")
+    checkpoint = base_checkpoint(scratch / "base.safetensors")
     backbone = trace(load_model(MODEL, str(checkpoint), SIZE))
     if not tables:
         for target, limit in product(TARGETS, LIMITS):

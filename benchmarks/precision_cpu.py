@@ -31,7 +31,7 @@ from subtune_deploy.conditions import noise_warnings, watch
 from subtune_deploy.data.augment import prepare_batch
 from subtune_deploy.data.dataset import Data
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import CONFIG, FORKS, MODEL, TEST, TRAIN, _base_checkpoint
+from subtune_deploy.demo import CONFIG, FORKS, MODEL, TEST, TRAIN, base_checkpoint
 from subtune_deploy.environment import describe
 from subtune_deploy.measure import Protocol, fresh_batches, measure
 from subtune_deploy.models import load_model
@@ -97,7 +97,7 @@ def main(seconds: float, size: int, count: int, scratch: Path | None) -> None:
 
 def measured(folder: Path, temporary: Path, size: int, count: int, seconds: float) -> Iterator[Line]:
     """The header, the answers, the samples."""
-    base = _base_checkpoint(folder / "base.safetensors")
+    base = base_checkpoint(folder / "base.safetensors")
     backbone = trace(load_model(MODEL, str(base), (3, size, size)))
     data = load_data(DIGITS, train=TRAIN, test=count)
     task = tuned(backbone, data, folder / f"{DIGITS}_{size}.safetensors")

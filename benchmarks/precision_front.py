@@ -39,7 +39,7 @@ from subtune_deploy.conditions import watch
 from subtune_deploy.data.augment import prepare_batch
 from subtune_deploy.data.dataset import Data
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, TEST, TRAIN, _base_checkpoint
+from subtune_deploy.demo import MODEL, TEST, TRAIN, base_checkpoint
 from subtune_deploy.environment import describe
 from subtune_deploy.models import load_model
 from subtune_deploy.parity import run_all
@@ -77,7 +77,7 @@ def main(size: int, max_changed: float, scratch: Path | None, tables: bool) -> N
 
 def measured(folder: Path, place: Path, size: int, max_changed: float) -> Iterator[Line]:
     """What the search found, after each target."""
-    base = _base_checkpoint(folder / "base.safetensors")
+    base = base_checkpoint(folder / "base.safetensors")
     backbone = trace(load_model(MODEL, str(base), (3, size, size)))
     data = load_data(DIGITS, train=TRAIN, test=TEST)
     task = tuned(backbone, data, folder / f"{DIGITS}_{size}.safetensors")

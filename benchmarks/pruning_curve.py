@@ -19,7 +19,7 @@ import click
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.documents import write_document
 from subtune_deploy.environment import describe
 from subtune_deploy.executors import open_executor
@@ -64,7 +64,7 @@ Timed = dict[str, dict[str, Result]]
 def main(seconds: float, where: str, scratch: Path) -> None:
     """Train, time, write."""
     scratch.mkdir(parents=True, exist_ok=True)
-    weights = str(_base_checkpoint(scratch / "base.safetensors"))
+    weights = str(base_checkpoint(scratch / "base.safetensors"))
     small, large = (trace(load_model(MODEL, weights, size)) for size in (SMALL, LARGE))
     found = trained(small, scratch / "training", where)
     write_document(DOCUMENT, found)

@@ -28,7 +28,7 @@ from subtune_deploy.calibrating import calibrate
 from subtune_deploy.choice import settle
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.costs import CandidateFork
-from subtune_deploy.demo import MODEL, _base_checkpoint
+from subtune_deploy.demo import MODEL, base_checkpoint
 from subtune_deploy.documents import read_document
 from subtune_deploy.environment import describe
 from subtune_deploy.fitting import score
@@ -94,7 +94,7 @@ def main(scratch: Path, tables: bool) -> None:
     """Calibrate, choose, measure, write."""
     if not tables:
         scratch.mkdir(parents=True, exist_ok=True)
-        base = _base_checkpoint(scratch / "base.safetensors")
+        base = base_checkpoint(scratch / "base.safetensors")
         backbone = trace(load_model(MODEL, str(base), SIZE))
         found = [row for name in TARGETS for row in chosen(backbone, load_target(name), scratch)]
         document = {"host": describe(), "seconds": PROTOCOL.seconds, "rows": list(map(asdict, found))}

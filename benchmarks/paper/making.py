@@ -20,7 +20,7 @@ from recipes import PACKAGED, Run
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.data.dataset import Data, Dataset, split, subset, vtab
 from subtune_deploy.data.sources import load_data
-from subtune_deploy.demo import _base_checkpoint
+from subtune_deploy.demo import base_checkpoint
 from subtune_deploy.errors import Unavailable
 from subtune_deploy.executors import Executor
 from subtune_deploy.models import load_model
@@ -93,7 +93,7 @@ def _beside(chosen: Greedy, run: Run, study: Study, how: Mapping[str, Any]) -> A
 def _backbone(model: str, weights: str, size: int | None, folder: Path) -> Backbone:
     if weights == PACKAGED:
         folder.mkdir(parents=True, exist_ok=True)
-        weights = str(_base_checkpoint(folder / "lite0.safetensors"))
+        weights = str(base_checkpoint(folder / "lite0.safetensors"))
     return trace(load_model(model, weights, (3, size, size) if size else None))
 
 
