@@ -165,10 +165,16 @@ def evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:
     return np.asarray(np.linspace(0, count - 1, wanted).round(), np.int64)
 
 
-def compiled(bundle: Bundle, folder: Path, calibration: Batch, role: str = "graph") -> dict[str, Engine]:
+def compiled(
+    bundle: Bundle,
+    folder: Path,
+    calibration: Batch,
+    role: str = "graph",
+    targets: Iterable[str] = TARGETS,
+) -> dict[str, Engine]:
     """The engine of every task for each target; or, as `base`, that of the backbone alone."""
     engines: dict[str, Engine] = {}
-    for name in TARGETS:
+    for name in targets:
         target, here = load_target(name), folder / name
         source = here / "source" if carried(target) else bundle.path
         here.mkdir(parents=True)
