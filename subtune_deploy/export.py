@@ -30,6 +30,7 @@ from .pooling import pool_means
 from .spec import BASE, GRAPH, INPUT, LONE, LONE_GRAPH
 from .tasks import Task, tuned_blocks
 from .tracing import example
+from .translations import TRANSLATIONS
 
 PROGRAM = "program.pt2"
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -102,6 +103,7 @@ def _to_onnx(
                 input_names=[INPUT],
                 output_names=list(outputs),
                 dynamic_shapes=dynamic,
+                custom_translation_table=TRANSLATIONS,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = next(

@@ -12,15 +12,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 
 ORDER = (  # noqa: SIM905
-    "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks "
-    "topology tracing probing backbone attention widths heads versions channels prunable pruning diff tasks "
-    "plan packing work costs layouts grouped multitask folding pooling onnx_file export backends targets cost_model "
-    "calibrated stats pareto joint environment memory conditions measure loads streams calibration bias_correction "
-    "hard_sigmoid quantization precision manifest bundle parity references runtime footprint bases results "
-    "result_tables latency_model fitting predictor timing throughput proof compiling pack sources build racing "
-    "sensitivity precision_search plan_search archive signing triton graft ship "
-    "run_folder sweep calibrating data executors tuning tradeoff choice breakdown "
-    "report_words report_points report goal optimize demo_tables demo cli"
+    "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks topology "
+    "tracing probing backbone attention widths heads versions channels prunable pruning diff tasks plan packing "
+    "work costs layouts grouped multitask folding pooling translations onnx_file export backends targets "
+    "cost_model calibrated stats pareto joint environment memory conditions measure loads streams calibration "
+    "bias_correction hard_sigmoid quantization precision manifest bundle parity references runtime footprint bases "
+    "results result_tables latency_model fitting predictor timing throughput proof compiling pack sources build "
+    "racing sensitivity precision_search plan_search archive signing triton graft ship run_folder sweep "
+    "calibrating data executors tuning tradeoff choice breakdown report_words report_points report goal optimize "
+    "demo_tables demo cli"
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
