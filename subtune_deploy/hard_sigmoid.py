@@ -1,7 +1,8 @@
 """HardSigmoid and HardSwish of 8 bits, as sums: of these ONNX Runtime has integer operators, of those it has none.
 
-HardSigmoid(x) = clip(a x + b, 0, 1) = a clip(x + b/a, 0, 1/a). A sum that is rounded in 255 steps of 1/(255 a), from 0
-on, is clipped by that alone, and to its readers a step is 1/255. HardSwish(x) = x HardSigmoid(x), a = 1/6, b = 1/2.
+HardSigmoid(x) = clip(a x + b, 0, 1) = a clip(x + b/a, 0, 1/a). What is rounded in unsigned steps s from 0 on, 255 of
+which are 1 at most, is clipped by that alone: so is the sum x + b/a in steps of s/a, which readers take for steps of s.
+HardSwish(x) = x HardSigmoid(x), a = 1/6, b = 1/2.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-STEPS = 255
+LARGEST_STEP = 1 / 255 * (1 + 1e-6)
+"""Of a rounding that ends at 1."""
 
 
-def split_hard_swish(graph: ir.Graph, names: Collection[str]) -> None:
-    """Make a HardSigmoid and a product of each HardSwish with one of these names, in place."""
-    for node in list(graph):
-        if node.op_type == "HardSwish" and node.name in names:
+def split_hard_swish(graph: ir.Graph, nodes: Collection[ir.Node]) -> None:
+    """Make a HardSigmoid and a product of each HardSwish among these nodes, in place."""
+    for node in nodes:
+        if node.op_type == "HardSwish":
             (given,), (answer,) = node.inputs, node.outputs
-            gate = ir.node("HardSigmoid", [given], {"alpha": 1 / 6, "beta": 0.5}, name=f"{node.name}/gate")
+            name = f"{node.name or answer.name}/gate"
+            gate = ir.node("HardSigmoid", [given], {"alpha": 1 / 6, "beta": 0.5}, name=name)
             product = ir.node("Mul", [given, gate.outputs[0]], name=node.name)
             _call(gate.outputs[0], f"{answer.name}/gate", answer)
             _call(product.outputs[0], str(answer.name), answer)
@@ -29,69 +32,65 @@ def split_hard_swish(graph: ir.Graph, names: Collection[str]) -> None:
             )
 
 
-def as_sums(graph: ir.Graph) -> None:
-    """Make a sum of each HardSigmoid between a DequantizeLinear and a QuantizeLinear of unsigned 8 bits, in place."""
+def as_sums(graph: ir.Graph, excluded: Collection[str] = ()) -> None:
+    """Make a sum of each HardSigmoid that is rounded on both sides, in place, but of the nodes named `excluded`."""
     for node in list(graph):
         slope = node.attributes.get_float("alpha", 0.2) if node.op_type == "HardSigmoid" else 0.0
-        if slope <= 0 or not _is_rounded(node):
+        if slope <= 0 or node.name in excluded or not _is_rounded(node):
             continue
-        (rounding,) = (use.node for use in node.outputs[0].uses())
-        offset = _offset(graph, node, node.attributes.get_float("beta", 0.5) / slope)
+        (answer,) = node.outputs
+        (rounding,) = (use.node for use in answer.uses())
+        offset = _offset(graph, str(answer.name), node.attributes.get_float("beta", 0.5) / slope)
         total = ir.node("Add", [node.inputs[0], offset.outputs[0]], name=node.name)
-        _call(total.outputs[0], str(node.outputs[0].name), node.outputs[0])
+        _call(total.outputs[0], str(answer.name), answer)
         ir.convenience.replace_nodes_and_values(
             graph, node, [node], [offset, total], node.outputs, total.outputs
         )
-        zero = _constant(graph, f"{node.name}/zero", np.uint8(0))
-        _set_steps(rounding, _constant(graph, f"{node.name}/step", np.float32(1 / slope / STEPS)), zero)
-        for reader in [use.node for use in rounding.outputs[0].uses()]:
-            _set_steps(reader, _constant(graph, f"{node.name}/share", np.float32(1 / STEPS)), zero)
+        step = np.float32(_number(rounding.inputs[1]) / slope)
+        rounding.replace_input_with(1, _constant(graph, f"{answer.name}/step", step))
 
 
 def _is_rounded(node: ir.Node) -> bool:
-    """On both sides, in unsigned 8 bits."""
+    """On both sides, and behind it in unsigned steps from 0 to 1 at most."""
     given = node.inputs[0] and node.inputs[0].producer()
     readers = [use.node for use in node.outputs[0].uses()]
-    return (
-        not node.outputs[0].is_graph_output()
-        and given is not None
-        and given.op_type == "DequantizeLinear"
-        and [reader.op_type for reader in readers] == ["QuantizeLinear"]
-        and readers[0].inputs[2] is not None
-        and readers[0].inputs[2].dtype is ir.DataType.UINT8
-    )
+    if node.outputs[0].is_graph_output() or given is None or given.op_type != "DequantizeLinear":
+        return False
+    if [reader.op_type for reader in readers] != ["QuantizeLinear"] or len(readers[0].inputs) < 3:
+        return False
+    _, step, zero = readers[0].inputs
+    unsigned = zero is not None and zero.dtype is ir.DataType.UINT8
+    return unsigned and _number(zero) == 0 and _number(step) <= LARGEST_STEP
 
 
-def _offset(graph: ir.Graph, node: ir.Node, value: float) -> ir.Node:
+def _number(value: ir.Value | None) -> float:
+    assert value is not None
+    assert value.const_value is not None
+    return float(value.const_value.numpy())
+
+
+def _offset(graph: ir.Graph, name: str, value: float) -> ir.Node:
     """A constant of 8 bits: one step, which is as large as it is, above the middle or below."""
     eight = np.uint8(128 + np.sign(value))
     inputs = [
-        _constant(graph, f"{node.name}/{name}", array)
-        for name, array in (
+        _constant(graph, f"{name}/{part}", array)
+        for part, array in (
             ("offset", eight),
             ("size", np.float32(abs(value) or 1)),
             ("middle", np.uint8(128)),
         )
     ]
-    made = ir.node("DequantizeLinear", inputs, name=f"{node.name}/offset")
-    made.outputs[0].name, made.outputs[0].shape = f"{node.name}/offset_output", ir.Shape(())
+    made = ir.node("DequantizeLinear", inputs, name=f"{name}/offset")
+    made.outputs[0].name, made.outputs[0].shape = f"{name}/offset_output", ir.Shape(())
     made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     return made
 
 
-def _set_steps(node: ir.Node, step: ir.Value, zero: ir.Value) -> None:
-    node.replace_input_with(1, step)
-    node.replace_input_with(2, zero)
-
-
 def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
-    """The initializer of this name, made if it is not there."""
-    if name not in graph.initializers:
-        value = ir.tensor(np.asarray(array), name=name)
-        graph.register_initializer(
-            ir.Value(name=name, const_value=value, type=ir.TensorType(value.dtype), shape=value.shape)
-        )
-    return graph.initializers[name]
+    tensor = ir.tensor(np.asarray(array), name=name)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+    graph.register_initializer(value)
+    return value
 
 
 def _call(value: ir.Value, name: str, like: ir.Value) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-POSITIONS = {3: [2], 4: [2, 3], 5: [2, 3, 4]}
-"""By rank, all axes but those of pictures and channels."""
+POSITIONS = {4: [2, 3], 5: [2, 3, 4]}
+"""By rank, all axes but those of pictures and channels. Three axes are those of tokens, whose means are of channels."""
 
 
 def pool_means(graph: ir.Graph) -> int:

@@ -64,7 +64,8 @@ INTEGER = Form(
 """What lies between them is quantised too, with a zero point, which makes ReLU part of the rounding. ONNX Runtime has a
 convolution of integers only where its answer is rounded."""
 FUSED = replace(INTEGER, operators=(*WEIGHTED, *OTHERS), fuses=True)
-"""OpenVINO makes activations that stay in float32, as SiLU, part of the convolution before, if nothing is between."""
+"""OpenVINO makes activations that stay in float32, as SiLU, part of the convolution before, if nothing is between. What
+the graph answers itself is rounded all the same."""
 
 
 def quantized(
@@ -73,8 +74,8 @@ def quantized(
     """`model` in int8 but for the units `keep`; `calibration` is float32 (n, C, H, W), of the shape of its one input.
 
     A weight `NAME` becomes `NAME_quantized` with `NAME_scale` and `NAME_zero_point`. A graph of a fixed batch
-    is fed so many at a time; the first inputs are repeated to fill the last batch. `model` is left rounded, and
-    with its hard swishes split.
+    is fed so many at a time; the first inputs are repeated to fill the last batch. `model` is left rounded; some
+    of its hard swishes may be split.
     """
     from .hard_sigmoid import as_sums, split_hard_swish
 
@@ -82,13 +83,15 @@ def quantized(
     feeds = _feeds(calibration, _batch(model) or min(CHUNK, len(calibration)))
     kept = {str(node.name) for node in model.graph if belongs(str(node.name), keep)}
     if sums:
-        split_hard_swish(model.graph, {str(node.name) for node in model.graph if _is_robust(node)} - kept)
+        split_hard_swish(
+            model.graph, [node for node in model.graph if _is_robust(node) and node.name not in kept]
+        )
     excluded, whole = [*_delicate(model), *sorted(kept)], _whole(model)
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
         round_weights(model, feeds, Path(scratch), kept, whole)
         found = _with_pairs(model, feeds, Path(scratch), form, excluded, whole)
     if sums:
-        as_sums(found.graph)
+        as_sums(found.graph, excluded)
     if form.fuses:
         _without_rounding(found, _floats(model, form.operators, excluded))
     found.producer_name, found.producer_version = model.producer_name, model.producer_version
@@ -167,9 +170,9 @@ def _batch(model: ir.Model) -> int | None:
 
 
 def _delicate(model: ir.Model) -> list[str]:
-    """Names of sums and sigmoids that no convolution's answer enters, and of pooling that none reads, as before a head.
+    """Names of sums and sigmoids that no convolution's answer enters, and of pooling that nothing with weights reads.
 
-    In 8 bits, its sums cost a transformer most of its accuracy, and what is pooled for classes its finer steps.
+    In 8 bits, its sums cost a transformer most of its accuracy, and what is pooled before a head its finer steps.
     """
     return [node.name for node in model.graph if node.name and not _is_robust(node)]
 

@@ -1,4 +1,4 @@
-"""Operators of PyTorch that its exporter to ONNX knows in part, in whole.
+"""Operators of PyTorch of which its exporter to ONNX knows a part, and more of them.
 
 Of attention it takes four axes alone (pictures, heads, tokens, channels). Windows of pictures come as a fifth, as in
 Twins, Nest and Hiera, and heads may share the axis of pictures, as in Segment Anything.
@@ -27,10 +27,13 @@ def attention(
 ) -> FLOAT:
     """`torch.nn.functional.scaled_dot_product_attention` (..., tokens, channels), at inference.
 
-    Source: its documentation's formula. A mask of booleans, a causal one, and grouped queries are of four axes alone.
+    Source: its documentation's formula. Masks of booleans, causal ones, grouped queries, and queries, keys and values
+    with unlike numbers of axes are left to the exporter, as is all that has four. A token whose mask hides all others
+    attends to NaN, as it does there.
     """
-    rank = len(query.shape)
-    if rank == 4 or is_causal or enable_gqa or (attn_mask is not None and attn_mask.dtype.name == "BOOL"):
+    rank, boolean = len(query.shape), attn_mask is not None and attn_mask.dtype.name == "BOOL"
+    unlike = len(key.shape) != rank or len(value.shape) != rank
+    if rank == 4 or unlike or boolean or is_causal or enable_gqa:
         return aten_scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
         )

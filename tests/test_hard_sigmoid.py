@@ -32,10 +32,22 @@ IN_A_BLOCK = [
 ]
 
 
-def graph(alpha: float, beta: float, *, kind: str = "uint8", told: bool = False) -> ir.Model:
-    """An input of 8 bits, its hard sigmoid, and a rounding of that; `told`: the hard sigmoid goes out, too."""
+def graph(
+    alpha: float,
+    beta: float,
+    *,
+    kind: str = "uint8",
+    told: bool = False,
+    plain: bool = False,
+    step: float = 1 / 255,
+    zero: int | None = None,
+) -> ir.Model:
+    """An input of 8 bits, its hard sigmoid, and a rounding of that in steps of `step`.
+
+    `told`: the hard sigmoid goes out, too; `plain`: its input is not rounded.
+    """
     zeros = {"uint8": (128, 0), "int8": (0, -128)}[kind]
-    scales = {"in": (STEP, zeros[0]), "out": (1 / 200, zeros[1])}
+    scales = {"in": (STEP, zeros[0]), "out": (step, zeros[1] if zero is None else zero)}
     constants = {
         name: ir.tensor(np.array(value, type_), name=name)
         for key, (step, zero) in scales.items()
@@ -56,7 +68,7 @@ def graph(alpha: float, beta: float, *, kind: str = "uint8", told: bool = False)
     x = ir.Value(name="x", shape=ir.Shape(SHAPE), type=ir.TensorType(ir.DataType.FLOAT))
     sides = {key: (values[f"{key}_step"], values[f"{key}_zero"]) for key in scales}
     given = node("DequantizeLinear", node("QuantizeLinear", x, "x_q", *sides["in"]), "x_d", *sides["in"])
-    gate = node("HardSigmoid", given, "gate", alpha=alpha, beta=beta)
+    gate = node("HardSigmoid", x if plain else given, "gate", alpha=alpha, beta=beta)
     answer = node("DequantizeLinear", node("QuantizeLinear", gate, "y_q", *sides["out"]), "y", *sides["out"])
     outputs = [answer, gate] if told else [answer]
     for value in outputs:
@@ -97,14 +109,45 @@ def test_a_sum_clips_as_the_hard_sigmoid_does(
     assert wanted.min() < 0.01
     assert wanted.max() > 0.9
     assert np.abs(answer - wanted).max() <= 0.51 / 255
+    assert all(value.uses() for value in model.graph.initializers.values())
     if optimized:
         assert "QLinearAdd" in operators(ir.load(tmp_path / "optimized.onnx").graph)
 
 
+def test_a_small_gate_keeps_its_fine_steps(tmp_path: Path) -> None:
+    given = (np.random.default_rng(0).integers(-128, 0, SHAPE) * STEP).astype(np.float32)
+    model = graph(0.2, 0.02, step=0.02 / 255)
+    as_sums(model.graph)
+    wanted = np.clip(0.2 * given + 0.02, 0, 1)
+    assert 0.01 < wanted.max() < 0.02
+    assert np.abs(run(model, given, tmp_path) - wanted).max() <= 0.51 * 0.02 / 255
+
+
+def test_unnamed_and_excluded_ones(tmp_path: Path) -> None:
+    model = graph(0.2, 0.5)
+    for node in model.graph:
+        node.name = "gate" if node.op_type == "HardSigmoid" else None
+    as_sums(model.graph, {"gate"})
+    assert "HardSigmoid" in operators(model.graph)
+    for node in model.graph:
+        node.name = None
+    as_sums(model.graph, {"gate"})
+    assert "HardSigmoid" not in operators(model.graph)
+    run(model, np.zeros(SHAPE, np.float32), tmp_path)
+
+
 @pytest.mark.parametrize(
     "model",
-    [graph(0.2, 0.5, kind="int8"), graph(0.2, 0.5, told=True), graph(-0.2, 0.5), graph(0.0, 0.5)],
-    ids=["signed", "read in float", "falling", "level"],
+    [
+        graph(0.2, 0.5, kind="int8"),
+        graph(0.2, 0.5, told=True),
+        graph(0.2, 0.5, plain=True),
+        graph(0.2, 0.5, step=1 / 200),
+        graph(0.2, 0.5, zero=1),
+        graph(-0.2, 0.5),
+        graph(0.0, 0.5),
+    ],
+    ids=["signed", "read in float", "given float", "beyond one", "not from zero", "falling", "level"],
 )
 def test_what_no_sum_can_do_stays(model: ir.Model) -> None:
     before = operators(model.graph)
@@ -123,7 +166,7 @@ def test_a_hard_swish_is_a_product(tmp_path: Path) -> None:
     )
     given = np.random.default_rng(1).normal(0, 3, SHAPE).astype(np.float32)
     wanted = run(model, given, tmp_path)
-    split_hard_swish(model.graph, {"second"})
+    split_hard_swish(model.graph, [second])
     assert operators(model.graph) == ["HardSwish", "HardSigmoid", "Mul"]
     assert [value.name for value in model.graph.outputs] == ["y"]
     np.testing.assert_allclose(run(model, given, tmp_path), wanted, rtol=1e-5, atol=1e-6)

@@ -17,7 +17,8 @@ from subtune_deploy.models import load_model
 from subtune_deploy.parity import relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted, int8_form
-from subtune_deploy.quantization import FUSED, INTEGER, Form
+from subtune_deploy.quantization import FUSED, INTEGER, Form, quantized
+from subtune_deploy.spec import INPUT
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task, owners
 
@@ -146,3 +147,34 @@ def test_a_rounding_that_is_an_activation_too_stays(tmp_path: Path) -> None:
     wanted, got = (run(folder / "graph.onnx") for folder in (tmp_path, tmp_path / "int8"))
     for task, answer in wanted.items():
         assert relative_errors(got[task], answer).max() <= 0.02
+
+
+@pytest.mark.parametrize("keep", [(), ("last",)])
+def test_for_openvino_what_a_kept_unit_alone_reads_is_not_rounded(keep: tuple[str, ...]) -> None:
+    """Seen between two convolutions."""
+    weights = np.random.default_rng(3).standard_normal((2, 3, 3, 1, 1)).astype(np.float32)
+    kernels = [
+        ir.Value(
+            name=f"w{i}",
+            const_value=ir.tensor(each),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            shape=ir.Shape(each.shape),
+        )
+        for i, each in enumerate(weights)
+    ]
+    given = ir.Value(name=INPUT, shape=ir.Shape((1, *SIZE)), type=ir.TensorType(ir.DataType.FLOAT))
+    first = ir.node("Conv", [given, kernels[0]], name="first.base/Conv")
+    last = ir.node("Conv", [first.outputs[0], kernels[1]], name="last.base/Conv")
+    for node, name in ((first, "middle"), (last, "answer")):
+        node.outputs[0].name, node.outputs[0].shape = name, ir.Shape((1, *SIZE))
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [given], last.outputs, nodes=[first, last], initializers=kernels, opset_imports={"": 18}, name="g"
+    )
+    found = quantized(ir.Model(graph, ir_version=9), inputs(4), FUSED, keep).graph
+    assert readers_of(found, "first") == ({"Conv"} if keep else {"QuantizeLinear"})
+
+
+def readers_of(graph: ir.Graph, unit: str) -> set[str]:
+    (node,) = (each for each in graph if str(each.name).startswith(unit) and each.op_type == "Conv")
+    return {use.node.op_type for use in node.outputs[0].uses()}

@@ -66,6 +66,27 @@ def test_four_axes_are_left_to_the_library() -> None:
     assert ours == plain
 
 
+@pytest.mark.parametrize("shape", [(6, 5, 8), (2, 2, 3, 5, 8)])
+@pytest.mark.parametrize(
+    "what", ["causal", "boolean", "grouped", "fewer axes of keys", "fewer axes of values"]
+)
+def test_what_is_left_to_the_library_it_refuses(shape: tuple[int, ...], what: str) -> None:
+    class Other(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            key, value, mask = x.flip(-1), x.flip(-2), x[..., :5] > 0
+            return scaled_dot_product_attention(
+                x,
+                key[0] if what == "fewer axes of keys" else key,
+                value[0] if what == "fewer axes of values" else value,
+                mask if what == "boolean" else None,
+                is_causal=what == "causal",
+                enable_gqa=what == "grouped",
+            )
+
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        exported(Other().eval(), torch.randn(shape), TRANSLATIONS)
+
+
 def test_the_library_refuses_other_ranks() -> None:
     """When it no longer does, the translation can go."""
     module, given = Attending((6, 5, 8), False, None).eval(), torch.randn(6, 5, 8)
