@@ -63,7 +63,7 @@ def test_a_mean_over_all_positions_becomes_pooling(rank: int, axes: list[int]) -
         model(5, [2, 3]),
         model(4, [2, 3], known=False),
     ],
-    ids=["one axis", "channels too", "channels", "another shape", "frames stay", "unknown rank"],
+    ids=["of tokens", "one axis", "channels too", "channels", "another shape", "frames stay", "unknown rank"],
 )
 def test_any_other_mean_stays(proto: onnx.ModelProto) -> None:
     changed = ir.from_proto(proto)
