@@ -20,6 +20,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import precision_cpu
 from kept_lines import Line, host_of, taken
 from made_graphs import noise
 from precision_cpu import CALIBRATION_DIGITS, DIGITS, compiled, evenly
@@ -42,12 +43,7 @@ from subtune_deploy.tuning.train import tune
 RESULTS = Path(__file__).parent / "results"
 LINES, SUMMARY = RESULTS / "gated_int8.jsonl", RESULTS / "gated_int8.md"
 MODELS = {"efficientnet_b0": "EfficientNet-B0", "mobilenet_v3_large": "MobileNetV3-Large"}
-TARGETS = {
-    "openvino-cpu": "openvino-cpu",
-    "openvino-cpu-int8": "openvino-cpu",
-    "cpu": "cpu",
-    "cpu-int8": "cpu",
-}
+TARGETS = {name: plain for name, plain in precision_cpu.TARGETS.items() if "bf16" not in name}
 """Each with the fp32 target of its backend, which it is compared with."""
 LEARNT, TIMED = 64, 224
 TRAIN, TEST = 2500, 1000

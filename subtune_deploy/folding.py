@@ -73,8 +73,8 @@ def _fold(graph: ir.Graph, pairs: list[_Pair]) -> None:
     assert old is not None
     name = str(old.name)
     old.name = f"{name}_unfolded"
-    new_weight = _initializer(graph, name, (weight * shaped).astype(weight.dtype))
-    new_bias = _initializer(graph, f"{name.removesuffix('weight')}bias", offset.astype(weight.dtype))
+    new_weight = initializer(graph, name, (weight * shaped).astype(weight.dtype))
+    new_bias = initializer(graph, f"{name.removesuffix('weight')}bias", offset.astype(weight.dtype))
     for pair in pairs:
         _rewire(graph, pair, new_weight, new_bias)
     if not old.uses():
@@ -85,7 +85,8 @@ def _array(value: ir.Value | None) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new constant of the graph, of this name or, where that is taken, a longer one."""
     while name in graph.initializers:
         name += "_folded"
     value = ir.Value(

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+
+from .folding import initializer
 
 LARGEST_STEP = 1 / 255 * (1 + 1e-6)
 """Of a rounding that ends at 1."""
@@ -24,9 +25,9 @@ def split_hard_swish(graph: ir.Graph, nodes: Collection[ir.Node]) -> None:
             (given,), (answer,) = node.inputs, node.outputs
             name = f"{node.name or answer.name}/gate"
             gate = ir.node("HardSigmoid", [given], {"alpha": 1 / 6, "beta": 0.5}, name=name)
-            product = ir.node("Mul", [given, gate.outputs[0]], name=node.name)
-            _call(gate.outputs[0], f"{answer.name}/gate", answer)
-            _call(product.outputs[0], str(answer.name), answer)
+            (share,) = gate.outputs
+            share.name, share.type, share.shape = f"{answer.name}/gate", answer.type, answer.shape
+            product = ir.node("Mul", [given, share], name=node.name)
             ir.convenience.replace_nodes_and_values(
                 graph, node, [node], [gate, product], node.outputs, product.outputs
             )
@@ -42,12 +43,11 @@ def as_sums(graph: ir.Graph, excluded: Collection[str] = ()) -> None:
         (rounding,) = (use.node for use in answer.uses())
         offset = _offset(graph, str(answer.name), node.attributes.get_float("beta", 0.5) / slope)
         total = ir.node("Add", [node.inputs[0], offset.outputs[0]], name=node.name)
-        _call(total.outputs[0], str(answer.name), answer)
         ir.convenience.replace_nodes_and_values(
             graph, node, [node], [offset, total], node.outputs, total.outputs
         )
         step = np.float32(_number(rounding.inputs[1]) / slope)
-        rounding.replace_input_with(1, _constant(graph, f"{answer.name}/step", step))
+        rounding.replace_input_with(1, initializer(graph, f"{answer.name}/step", np.asarray(step)))
 
 
 def _is_rounded(node: ir.Node) -> bool:
@@ -73,7 +73,7 @@ def _offset(graph: ir.Graph, name: str, value: float) -> ir.Node:
     """A constant of 8 bits: one step, which is as large as it is, above the middle or below."""
     eight = np.uint8(128 + np.sign(value))
     inputs = [
-        _constant(graph, f"{name}/{part}", array)
+        initializer(graph, f"{name}/{part}", np.asarray(array))
         for part, array in (
             ("offset", eight),
             ("size", np.float32(abs(value) or 1)),
@@ -84,14 +84,3 @@ def _offset(graph: ir.Graph, name: str, value: float) -> ir.Node:
     made.outputs[0].name, made.outputs[0].shape = f"{name}/offset_output", ir.Shape(())
     made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     return made
-
-
-def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
-    graph.register_initializer(value)
-    return value
-
-
-def _call(value: ir.Value, name: str, like: ir.Value) -> None:
-    value.name, value.type, value.shape = name, like.type, like.shape

@@ -20,8 +20,6 @@ def pool_means(graph: ir.Graph) -> int:
     for mean in means:
         pool = ir.node("GlobalAveragePool", [mean.inputs[0]], name=mean.name)
         pool.metadata_props.update(mean.metadata_props)
-        pool.outputs[0].name, pool.outputs[0].type = mean.outputs[0].name, mean.outputs[0].type
-        pool.outputs[0].shape = mean.outputs[0].shape
         ir.convenience.replace_nodes_and_values(graph, mean, [mean], [pool], mean.outputs, pool.outputs)
     return len(means)
 
