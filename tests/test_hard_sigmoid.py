@@ -68,7 +68,9 @@ def graph(
     x = ir.Value(name="x", shape=ir.Shape(SHAPE), type=ir.TensorType(ir.DataType.FLOAT))
     sides = {key: (values[f"{key}_step"], values[f"{key}_zero"]) for key in scales}
     given = node("DequantizeLinear", node("QuantizeLinear", x, "x_q", *sides["in"]), "x_d", *sides["in"])
-    gate = node("HardSigmoid", x if plain else given, "gate", alpha=alpha, beta=beta)
+    if plain:
+        given = node("Relu", x, "x_r")
+    gate = node("HardSigmoid", given, "gate", alpha=alpha, beta=beta)
     answer = node("DequantizeLinear", node("QuantizeLinear", gate, "y_q", *sides["out"]), "y", *sides["out"])
     outputs = [answer, gate] if told else [answer]
     for value in outputs:
