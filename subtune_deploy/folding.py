@@ -1,7 +1,8 @@
-"""Batch-norm folded into the convolution before it, also where several nodes share the weights.
+"""Batch-norm folded into the convolution or product before it, also where several nodes share the weights.
 
 The exporter folds a convolution that is used once. In a multi-task graph a shared block may run for several
-streams, and then neither the exporter nor a runtime folds it without storing its weights once per use.
+streams, and then neither the exporter nor a runtime folds it without storing its weights once per use. Products over
+tokens, whose batch-norm sees tokens and pictures as one axis, as LeViT has them, nobody folds.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import onnx_ir as ir
 
 @dataclass(frozen=True)
 class _Pair:
-    convolution: ir.Node
+    """`view`: a reshape of the product, if there is one, that leaves the last axis as it is."""
+
+    product: ir.Node
+    view: ir.Node | None
     norm: ir.Node
 
     @property
     def constants(self) -> tuple[ir.Value | None, ...]:
         """What the folded weights depend on: weight, bias, scale, shift, mean, variance."""
-        bias = self.convolution.inputs[2] if len(self.convolution.inputs) > 2 else None
-        return (self.convolution.inputs[1], bias, *self.norm.inputs[1:5])
+        bias = self.product.inputs[2] if len(self.product.inputs) > 2 else None
+        return (self.product.inputs[1], bias, *self.norm.inputs[1:5])
 
     @property
     def epsilon(self) -> float:
@@ -31,13 +35,13 @@ class _Pair:
 
 
 def fold_batch_norms(graph: ir.Graph) -> int:
-    """Fold in place, wherever every use of a convolution's weight is followed by the same batch-norm.
+    """Fold in place, wherever every use of a weight is followed by the same batch-norm.
 
     Returns how many batch-norm nodes went.
     """
     by_weight: dict[ir.Value, list[_Pair]] = {}
     for pair in _pairs(graph):
-        by_weight.setdefault(pair.convolution.inputs[1], []).append(pair)
+        by_weight.setdefault(pair.product.inputs[1], []).append(pair)
     folded = 0
     for weight, pairs in by_weight.items():
         alike = len({(pair.constants, pair.epsilon) for pair in pairs}) == 1
@@ -49,15 +53,33 @@ def fold_batch_norms(graph: ir.Graph) -> int:
 
 def _pairs(graph: ir.Graph) -> Iterator[_Pair]:
     for node in graph:
-        before = (
-            node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
-        )
-        if before is None or before.op_type != "Conv" or len(before.outputs[0].uses()) != 1:
-            continue
-        pair = _Pair(before, node)
-        given = [value for value in pair.constants if value is not None]
-        if all(value.const_value is not None and value.is_initializer() for value in given):
+        pair = _pair(node) if node.op_type == "BatchNormalization" else None
+        given = [value for value in pair.constants if value is not None] if pair else []
+        if pair and all(_array(value) is not None for value in given):
             yield pair
+
+
+def _pair(norm: ir.Node) -> _Pair | None:
+    """With the convolution or the product whose result the norm alone reads."""
+    before = _sole(norm.inputs[0])
+    view = before if before is not None and _keeps_channels(before) else None
+    product = _sole(view.inputs[0]) if view else before
+    if product is None or product.op_type != ("MatMul" if view else "Conv"):
+        return None
+    return _Pair(product, view, norm)
+
+
+def _sole(value: ir.Value | None) -> ir.Node | None:
+    """What computes a value that has one reader."""
+    return value.producer() if value is not None and len(value.uses()) == 1 else None
+
+
+def _keeps_channels(node: ir.Node) -> bool:
+    """A reshape (..., C) -> (N, C)."""
+    if node.op_type != "Reshape" or node.inputs[0] is None:
+        return False
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    return bool(before and after) and len(after) == 2 and isinstance(after[1], int) and before[-1] == after[1]
 
 
 def _fold(graph: ir.Graph, pairs: list[_Pair]) -> None:
@@ -68,8 +90,8 @@ def _fold(graph: ir.Graph, pairs: list[_Pair]) -> None:
     # whatever the plan, so that a task which is added later changes nothing for the others.
     factor = scale / np.sqrt(variance + pairs[0].epsilon)
     offset = ((np.zeros_like(mean) if bias is None else bias) - mean) * factor + shift
-    shaped = factor.reshape(-1, *[1] * (weight.ndim - 1))
-    old = pairs[0].convolution.inputs[1]
+    shaped = factor if pairs[0].view else factor.reshape(-1, *[1] * (weight.ndim - 1))
+    old = pairs[0].product.inputs[1]
     assert old is not None
     name = str(old.name)
     old.name = f"{name}_unfolded"
@@ -77,12 +99,34 @@ def _fold(graph: ir.Graph, pairs: list[_Pair]) -> None:
     new_bias = initializer(graph, f"{name.removesuffix('weight')}bias", offset.astype(weight.dtype))
     for pair in pairs:
         _rewire(graph, pair, new_weight, new_bias)
-    if not old.uses():
-        graph.initializers.pop(str(old.name))
+    _drop(graph, old)
 
 
 def _array(value: ir.Value | None) -> np.ndarray | None:
-    return None if value is None or value.const_value is None else value.const_value.numpy()
+    """Of an initializer, or of one transposed: the exporter leaves it so where several nodes read it."""
+    if value is None:
+        return None
+    if value.is_initializer() and value.const_value is not None:
+        return np.asarray(value.const_value.numpy())
+    made = value.producer()
+    source = _array(made.inputs[0]) if made and made.op_type == "Transpose" else None
+    if made is None or source is None:
+        return None
+    axes = made.attributes.get("perm")
+    return np.transpose(source, axes.as_ints() if axes else None)
+
+
+def _drop(graph: ir.Graph, constant: ir.Value) -> None:
+    """If nobody reads it any more, with what it is made of."""
+    if constant.uses():
+        return
+    if made := constant.producer():
+        (source,) = made.inputs
+        graph.remove(made, safe=True)
+        assert source is not None
+        _drop(graph, source)
+    else:
+        graph.initializers.pop(str(constant.name))
 
 
 def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
@@ -98,13 +142,39 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def _rewire(graph: ir.Graph, pair: _Pair, weight: ir.Value, bias: ir.Value) -> None:
-    old, norm = pair.convolution, pair.norm
-    result = norm.outputs[0]
-    node = ir.node("Conv", [old.inputs[0], weight, bias], attributes=dict(old.attributes), name=old.name)
-    node.outputs[0].shape, node.outputs[0].type = result.shape, result.type
-    node.metadata_props.update(old.metadata_props)
-    graph.insert_after(norm, node)
-    name = result.name
-    result.replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
-    graph.remove([norm, old], safe=True)
-    node.outputs[0].name = name
+    product, view, norm = pair.product, pair.view, pair.norm
+    if view is None:
+        new = [_like(product, "Conv", [product.inputs[0], weight, bias])]
+    else:
+        multiplied = _like(product, "MatMul", [product.inputs[0], weight])
+        added = _like(
+            product, "Add", [multiplied.outputs[0], bias]
+        )  # a product has no attributes to leave out
+        new = [multiplied, added, _like(view, "Reshape", [added.outputs[0], view.inputs[1]])]
+    old = [node for node in (norm, view, product) if node]
+    ir.convenience.replace_nodes_and_values(graph, norm, old, new, norm.outputs, new[-1].outputs)
+    if view is not None:
+        _bypass(graph, new[-1])
+
+
+def _bypass(graph: ir.Graph, view: ir.Node) -> None:
+    """Reshapes of a reshape read what it reads. onnxscript's rule for them loses a shape that several nodes share."""
+    result = view.outputs[0]
+    for reader in [use.node for use in result.uses() if _sets_shape(use.node)]:
+        reader.replace_input_with(0, view.inputs[0])
+    if not result.uses() and not result.is_graph_output():
+        graph.remove(view, safe=True)
+
+
+def _sets_shape(node: ir.Node) -> bool:
+    """A reshape to a known shape; a 0 in it would stand for what was there before."""
+    shape = _array(node.inputs[1]) if node.op_type == "Reshape" else None
+    return shape is not None and bool(shape.all())
+
+
+def _like(node: ir.Node, op_type: str, inputs: list[ir.Value | None]) -> ir.Node:
+    """What stands in the place of `node`: of its shape, with its attributes and its origin."""
+    props = dict(node.metadata_props)
+    new = ir.node(op_type, inputs, node.attributes, name=node.name, metadata_props=props)
+    new.outputs[0].shape, new.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+    return new

@@ -87,6 +87,7 @@ def quantized(
             model.graph, [node for node in model.graph if _is_robust(node) and node.name not in kept]
         )
     excluded, whole = [*_delicate(model), *sorted(kept)], _whole(model)
+    excluded += _after_packs(model) if form.fuses else []
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
         round_weights(model, feeds, Path(scratch), kept, whole)
         found = _with_pairs(model, feeds, Path(scratch), form, excluded, whole)
@@ -183,6 +184,20 @@ def _is_robust(node: ir.Node) -> bool:
     if node.op_type == "GlobalAveragePool":
         return any(use.node.op_type in WEIGHTED for use in node.outputs[0].uses())
     return True
+
+
+def _after_packs(model: ir.Model) -> list[str]:
+    """Names of products that read packed streams. OpenVINO gives each stream a scale there, and then refuses its own."""
+    return [
+        str(node.name)
+        for node in model.graph
+        if node.op_type == "MatMul" and any(_is_pack(value) for value in node.inputs)
+    ]
+
+
+def _is_pack(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "Concat" and integer(producer, "axis", 0) == 0
 
 
 def _whole(model: ir.Model) -> list[str]:

@@ -170,7 +170,7 @@ def test_the_file_carries_its_plan(folder: Path, network: Backbone, tasks: list[
     assert json.loads(metadata["subtune.layers"]) == {"birds": [3], "signs": [3, 4]}
 
 
-@pytest.mark.parametrize("topology", ["tokens", "dense", "branching", "listing"])
+@pytest.mark.parametrize("topology", ["tokens", "dense", "branching", "listing", "normed"])
 @pytest.mark.parametrize("batch, grouped", [(None, False), (1, True), (2, False)])
 def test_other_topologies_lowerings_and_batches(
     topology: str, batch: int | None, grouped: bool, tmp_path: Path

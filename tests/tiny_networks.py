@@ -86,9 +86,23 @@ class Attention(nn.Module):
         return x + self.mlp(self.norm(x))
 
 
+class Normed(nn.Module):
+    """Products over tokens, each with a batch-norm that sees tokens and pictures as one axis, as in LeViT."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.norm1 = nn.Linear(width, 2 * width, bias=False), nn.BatchNorm1d(2 * width)
+        self.down, self.norm2 = nn.Linear(2 * width, width, bias=False), nn.BatchNorm1d(width)
+
+    def forward(self, x):
+        y = self.up(x)
+        y = self.down(self.norm1(y.flatten(0, 1)).reshape_as(y).relu())
+        return x + self.norm2(y.flatten(0, 1)).reshape_as(x)
+
+
 class Net(nn.Module):
     """Blocks in a list, joined as `topology` says: chain, dense (each reads all before), branching,
-    listing (blocks pass lists), beside (each reads the stem too), gated, tokens."""
+    listing (blocks pass lists), beside (each reads the stem too), gated, tokens, normed."""
 
     def __init__(self, topology: str, blocks: int, width: int) -> None:
         super().__init__()
@@ -96,9 +110,13 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.relu = nn.ReLU(inplace=True)
         widths = [width * (i + 1) if topology == "dense" else width for i in range(blocks)]
-        make = {"tokens": Attention, "gated": Gated, "listing": Carrying, "beside": Beside}.get(
-            topology, lambda w: Residual(w, width)
-        )
+        make = {
+            "tokens": Attention,
+            "gated": Gated,
+            "listing": Carrying,
+            "beside": Beside,
+            "normed": Normed,
+        }.get(topology, lambda w: Residual(w, width))
         self.blocks = nn.ModuleList(make(w) for w in widths)
         self.position = nn.Parameter(torch.randn(1, 36, width) * 0.3)
         self.token = nn.Parameter(torch.randn(1, 1, width) * 0.3)
@@ -149,11 +167,17 @@ class Net(nn.Module):
             x = block(x)
         return x[:, 0]
 
+    def normed(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return x.mean(1)
+
 
 def lively(module: nn.Module) -> nn.Module:
     """Batch-norm with statistics and scales unlike those of a new layer."""
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             if layer.track_running_stats:
                 layer.running_mean.normal_(0, 0.2)
                 layer.running_var.uniform_(0.5, 1.5)
