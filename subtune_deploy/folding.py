@@ -54,8 +54,8 @@ def fold_batch_norms(graph: ir.Graph) -> int:
 def _pairs(graph: ir.Graph) -> Iterator[_Pair]:
     for node in graph:
         pair = _pair(node) if node.op_type == "BatchNormalization" else None
-        given = [value for value in pair.constants if value is not None] if pair else []
-        if pair and all(_array(value) is not None for value in given):
+        given = [_array(value) for value in pair.constants if value is not None] if pair else [None]
+        if pair and given[0] is not None and given[0].ndim > 1 and all(each is not None for each in given):
             yield pair
 
 
@@ -71,7 +71,8 @@ def _pair(norm: ir.Node) -> _Pair | None:
 
 def _sole(value: ir.Value | None) -> ir.Node | None:
     """What computes a value that has one reader."""
-    return value.producer() if value is not None and len(value.uses()) == 1 else None
+    alone = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    return value.producer() if value is not None and alone else None
 
 
 def _keeps_channels(node: ir.Node) -> bool:

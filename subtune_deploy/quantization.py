@@ -187,7 +187,7 @@ def _is_robust(node: ir.Node) -> bool:
 
 
 def _after_packs(model: ir.Model) -> list[str]:
-    """Names of products that read packed streams. OpenVINO gives each stream a scale there, and then refuses its own."""
+    """Names of products that read packed streams: OpenVINO gives each stream a scale there, and then refuses that."""
     return [
         str(node.name)
         for node in model.graph

@@ -91,12 +91,19 @@ def test_a_weight_that_others_read_differently_is_left_alone(why: str) -> None:
 TOKENS = (2, 3, 4)
 
 
-def tokens(after: list[NodeProto], *, uses: int = 1, view: tuple[int, ...] = (6, 5)) -> onnx.ModelProto:
-    """(2, 3, 4) times one transposed weight (5, 4), seen as `view`, normed; `after` reads `n0` and answers `y0`."""
+def tokens(
+    after: list[NodeProto],
+    *,
+    uses: int = 1,
+    view: tuple[int, ...] = (6, 5),
+    given: tuple[int, ...] = TOKENS,
+    weight: tuple[int, ...] = (5, 4),
+) -> onnx.ModelProto:
+    """`given` times one transposed `weight`, seen as `view`, normed; `after` reads `n0` and answers `y0`."""
     random = np.random.default_rng(0)
     channels = view[1]
     arrays = {
-        "w": random.normal(size=(5, 4)),
+        "w": random.normal(size=weight),
         "scale": random.uniform(0.5, 2, channels),
         "shift": random.normal(size=channels),
         "mean": random.normal(size=channels),
@@ -104,7 +111,7 @@ def tokens(after: list[NodeProto], *, uses: int = 1, view: tuple[int, ...] = (6,
     }
     weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     shapes = {"view": view, "back": (2, 3, 5), "kept": (0, 5, 1)}
-    nodes = [helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0])]
+    nodes = [helper.make_node("Transpose", ["w"], ["wt"])]
     for i in range(uses):
         last = f"n{i}" if after and i == 0 else f"y{i}"
         nodes.append(helper.make_node("MatMul", [f"x{i}", "wt"], [f"p{i}"]))
@@ -117,7 +124,7 @@ def tokens(after: list[NodeProto], *, uses: int = 1, view: tuple[int, ...] = (6,
     graph = helper.make_graph(
         [*nodes, *after],
         "g",
-        [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, TOKENS) for i in range(uses)],
+        [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, given) for i in range(uses)],
         [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(uses)],
         [
             *weights,
@@ -165,6 +172,11 @@ def test_a_batch_norm_over_anything_but_the_products_columns_stays() -> None:
     count, operators = folded(tokens([], view=(5, 6)))
     assert count == 0
     assert operators == ["Transpose", "MatMul", "Reshape", "BatchNormalization"]
+
+
+def test_a_product_with_a_vector_has_no_columns_and_stays() -> None:
+    given = (2, 3, 4, 4)
+    assert folded(tokens([], view=(6, 4), given=given, weight=(4,)), given)[0] == 0
 
 
 @pytest.mark.parametrize("read", ["p0", "v0"])
