@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 @dataclass(frozen=True)
 class _Pair:
-    """`view`: a reshape of the product, if there is one, that leaves the last axis as it is."""
+    """A batch-norm that alone reads a convolution, or a product that `view` reshapes but for its last axis."""
 
     product: ir.Node
     view: ir.Node | None
@@ -44,8 +44,8 @@ def fold_batch_norms(graph: ir.Graph) -> int:
         by_weight.setdefault(pair.product.inputs[1], []).append(pair)
     folded = 0
     for weight, pairs in by_weight.items():
-        alike = len({(pair.constants, pair.epsilon) for pair in pairs}) == 1
-        if alike and len(pairs) == len(weight.uses()):
+        alike = len({(pair.product.op_type, pair.constants, pair.epsilon) for pair in pairs}) == 1
+        if alike and len(pairs) == len(weight.uses()) and not weight.is_graph_output():
             _fold(graph, pairs)
             folded += len(pairs)
     return folded
@@ -53,9 +53,9 @@ def fold_batch_norms(graph: ir.Graph) -> int:
 
 def _pairs(graph: ir.Graph) -> Iterator[_Pair]:
     for node in graph:
-        pair = _pair(node) if node.op_type == "BatchNormalization" else None
-        given = [_array(value) for value in pair.constants if value is not None] if pair else [None]
-        if pair and given[0] is not None and given[0].ndim > 1 and all(each is not None for each in given):
+        plain = node.op_type == "BatchNormalization" and len(node.outputs) == 1  # more of one that is trained
+        pair = _pair(node) if plain else None
+        if pair and _is_constant(pair):
             yield pair
 
 
@@ -69,10 +69,17 @@ def _pair(norm: ir.Node) -> _Pair | None:
     return _Pair(product, view, norm)
 
 
+def _is_constant(pair: _Pair) -> bool:
+    """All that the folded weights depend on; a product with a vector has no columns to scale."""
+    weight, *others = [_array(value) for value in pair.constants if value is not None]
+    return weight is not None and weight.ndim > 1 and all(each is not None for each in others)
+
+
 def _sole(value: ir.Value | None) -> ir.Node | None:
     """What computes a value that has one reader."""
-    alone = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
-    return value.producer() if value is not None and alone else None
+    if value is None or value.is_graph_output() or len(value.uses()) != 1:
+        return None
+    return value.producer()
 
 
 def _keeps_channels(node: ir.Node) -> bool:
@@ -92,34 +99,42 @@ def _fold(graph: ir.Graph, pairs: list[_Pair]) -> None:
     factor = scale / np.sqrt(variance + pairs[0].epsilon)
     offset = ((np.zeros_like(mean) if bias is None else bias) - mean) * factor + shift
     shaped = factor if pairs[0].view else factor.reshape(-1, *[1] * (weight.ndim - 1))
-    old = pairs[0].product.inputs[1]
-    assert old is not None
-    name = str(old.name)
-    old.name = f"{name}_unfolded"
+    old = dict.fromkeys(value for value in pairs[0].constants if value is not None)
+    source = next(iter(old))
+    name = str(source.name)
+    source.name = f"{name}_unfolded"
     new_weight = initializer(graph, name, (weight * shaped).astype(weight.dtype))
     new_bias = initializer(graph, f"{name.removesuffix('weight')}bias", offset.astype(weight.dtype))
     for pair in pairs:
         _rewire(graph, pair, new_weight, new_bias)
-    _drop(graph, old)
+    for value in old:
+        _drop(graph, value)
 
 
 def _array(value: ir.Value | None) -> np.ndarray | None:
-    """Of an initializer, or of one transposed: the exporter leaves it so where several nodes read it."""
+    """Of an initializer, or of one transposed."""
     if value is None:
         return None
     if value.is_initializer() and value.const_value is not None:
         return np.asarray(value.const_value.numpy())
+    made = _transposition(value)
+    array = _array(made.inputs[0]) if made else None
+    axes = made.attributes.get("perm") if made else None
+    return None if array is None else np.transpose(array, axes.as_ints() if axes else None)
+
+
+def _transposition(value: ir.Value) -> ir.Node | None:
+    """Of an initializer that nothing else reads. What one node alone reads the exporter has worked out already."""
     made = value.producer()
-    source = _array(made.inputs[0]) if made and made.op_type == "Transpose" else None
-    if made is None or source is None:
+    if made is None or made.op_type != "Transpose" or made.inputs[0] is None:
         return None
-    axes = made.attributes.get("perm")
-    return np.transpose(source, axes.as_ints() if axes else None)
+    source = made.inputs[0]
+    return made if source.is_initializer() and len(source.uses()) == 1 else None
 
 
 def _drop(graph: ir.Graph, constant: ir.Value) -> None:
     """If nobody reads it any more, with what it is made of."""
-    if constant.uses():
+    if constant.uses() or constant.is_graph_output():
         return
     if made := constant.producer():
         (source,) = made.inputs
@@ -144,22 +159,20 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 def _rewire(graph: ir.Graph, pair: _Pair, weight: ir.Value, bias: ir.Value) -> None:
     product, view, norm = pair.product, pair.view, pair.norm
-    if view is None:
+    if not view:
         new = [_like(product, "Conv", [product.inputs[0], weight, bias])]
     else:
         multiplied = _like(product, "MatMul", [product.inputs[0], weight])
-        added = _like(
-            product, "Add", [multiplied.outputs[0], bias]
-        )  # a product has no attributes to leave out
+        added = _like(product, "Add", [multiplied.outputs[0], bias])
         new = [multiplied, added, _like(view, "Reshape", [added.outputs[0], view.inputs[1]])]
     old = [node for node in (norm, view, product) if node]
     ir.convenience.replace_nodes_and_values(graph, norm, old, new, norm.outputs, new[-1].outputs)
-    if view is not None:
+    if view:
         _bypass(graph, new[-1])
 
 
 def _bypass(graph: ir.Graph, view: ir.Node) -> None:
-    """Reshapes of a reshape read what it reads. onnxscript's rule for them loses a shape that several nodes share."""
+    """Reshapes of a reshape read what it reads. onnxscript's rule for them can lose a shape that several share."""
     result = view.outputs[0]
     for reader in [use.node for use in result.uses() if _sets_shape(use.node)]:
         reader.replace_input_with(0, view.inputs[0])
@@ -174,7 +187,7 @@ def _sets_shape(node: ir.Node) -> bool:
 
 
 def _like(node: ir.Node, op_type: str, inputs: list[ir.Value | None]) -> ir.Node:
-    """What stands in the place of `node`: of its shape, with its attributes and its origin."""
+    """What stands in the place of `node`: of its shape and origin, with its attributes, of which a product has none."""
     props = dict(node.metadata_props)
     new = ir.node(op_type, inputs, node.attributes, name=node.name, metadata_props=props)
     new.outputs[0].shape, new.outputs[0].type = node.outputs[0].shape, node.outputs[0].type

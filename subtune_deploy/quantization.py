@@ -187,17 +187,21 @@ def _is_robust(node: ir.Node) -> bool:
 
 
 def _after_packs(model: ir.Model) -> list[str]:
-    """Names of products that read packed streams: OpenVINO gives each stream a scale there, and then refuses that."""
+    """Names of products that read packed streams: OpenVINO gives each stream a zero point there, then refuses them."""
     return [
         str(node.name)
         for node in model.graph
-        if node.op_type == "MatMul" and any(_is_pack(value) for value in node.inputs)
+        if node.op_type in ("Gemm", "MatMul") and any(_is_signed_pack(value) for value in node.inputs[:2])
     ]
 
 
-def _is_pack(value: ir.Value | None) -> bool:
-    producer = None if value is None else value.producer()
-    return producer is not None and producer.op_type == "Concat" and integer(producer, "axis", 0) == 0
+def _is_signed_pack(value: ir.Value | None) -> bool:
+    """One that may hold negative values, or its zero point is 0, which is none."""
+    pack = None if value is None else value.producer()
+    if pack is None or pack.op_type != "Concat" or integer(pack, "axis", 0) != 0:
+        return False
+    streams = [stream.producer() for stream in pack.inputs if stream is not None]
+    return any(stream is None or stream.op_type != "Relu" for stream in streams)
 
 
 def _whole(model: ir.Model) -> list[str]:

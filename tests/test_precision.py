@@ -587,26 +587,3 @@ def test_onnx_runtime_multiplies_integers_wherever_weights_are_int8(
     ]
     assert any(name.startswith("block2.") for name in integers)
     assert any(name.startswith("block3.birds.") for name in integers) == (not keep)
-
-
-def test_for_openvino_a_product_that_reads_packed_streams_stays_in_float(tmp_path: Path) -> None:
-    """It takes the rounding of a pack for one of channels, and ended with an error."""
-    openvino = pytest.importorskip("openvino")
-    source = export_to(tmp_path, "normed", batch=1)
-    batch = inputs(1)
-    wanted = run(source / "graph.onnx", batch)
-    for form, entering in (
-        ("int8 for ONNX Runtime", {"DequantizeLinear"}),
-        ("int8 for OpenVINO", {"Concat"}),
-    ):
-        out = tmp_path / form
-        out.mkdir()
-        convert(source, out, form, inputs(16, seed=1))
-        graph = ir.load(out / "graph.onnx").graph
-        (packed,) = [node for node in graph if str(node.name).startswith("block5.base.up/MatMul")]
-        assert {value.producer().op_type for value in packed.inputs[:1]} == entering
-        got = run(out / "graph.onnx", batch)
-        assert all(0 < relative_errors(got[task], answer).max() < 0.1 for task, answer in wanted.items())
-    compiled = openvino.Core().compile_model(out / "graph.onnx", "CPU")
-    answers = {output.any_name: answer for output, answer in compiled(batch).items()}
-    assert all(relative_errors(answers[task], answer).max() < 0.1 for task, answer in wanted.items())

@@ -95,8 +95,11 @@ class Normed(nn.Module):
         self.down, self.norm2 = nn.Linear(2 * width, width, bias=False), nn.BatchNorm1d(width)
 
     def forward(self, x):
-        y = self.up(x)
-        y = self.down(self.norm1(y.flatten(0, 1)).reshape_as(y).relu())
+        n, tokens, width = x.shape
+        y = self.norm1(self.up(x).flatten(0, 1)).view(
+            n, tokens, 2, width
+        )  # seen as heads, as queries and keys are
+        y = self.down(y.relu().flatten(2))
         return x + self.norm2(y.flatten(0, 1)).reshape_as(x)
 
 
