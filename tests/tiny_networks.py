@@ -96,9 +96,7 @@ class Normed(nn.Module):
 
     def forward(self, x):
         n, tokens, width = x.shape
-        y = self.norm1(self.up(x).flatten(0, 1)).view(
-            n, tokens, 2, width
-        )  # seen as heads, as queries and keys are
+        y = self.norm1(self.up(x).flatten(0, 1)).view(n, tokens, 2, width)  # as heads
         y = self.down(y.relu().flatten(2))
         return x + self.norm2(y.flatten(0, 1)).reshape_as(x)
 
