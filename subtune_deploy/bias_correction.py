@@ -21,8 +21,8 @@ from .spec import INPUT
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-LARGEST = 127
-"""Of the integers that a symmetric int8 weight may be."""
+LARGEST = {8: 127, 7: 64}
+"""By bits, the largest of the integers that a weight may be; of 7 bits two times 64 times 255 are just within 16."""
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -53,12 +53,14 @@ def round_weights(
     scratch: Path,
     kept: Collection[str] = (),
     whole: Collection[str] = (),
+    bits: int = 8,
 ) -> None:
     """Change weights and biases of convolutions and matrix products (Gemm) in place, but of the nodes named `kept`.
 
     `feeds`: calibration data, float32, each a batch that the graph takes. `scratch`: an empty folder. A weight
     of several operators is rounded once; its bias gets the mean of their corrections. Weights named in `whole` have one
     scale. Where other weights go with an equal bias, which is then one value in the graph, it gets one of its own.
+    `bits`: of weights, 8 or 7.
     """
     layers = [layer for layer in _layers(model.graph) if layer.node.name not in kept]
     layers = _with_own_biases(model.graph, layers)
@@ -66,7 +68,7 @@ def round_weights(
         return
     means = _means(model, layers, feeds, scratch)
     axes = {layer.weight: None if layer.weight.name in whole else layer.channel_axis for layer in layers}
-    rounded = {weight: _rounded(_array(weight), axis) for weight, axis in axes.items()}
+    rounded = {weight: _rounded(_array(weight), axis, LARGEST[bits]) for weight, axis in axes.items()}
     shifts: dict[ir.Value, list[Floats]] = {}
     for layer in layers:
         change = rounded[layer.weight] - _array(layer.weight)
@@ -160,10 +162,10 @@ def _telling_means(model: ir.Model, axes: dict[ir.Value, list[int]]) -> ir.Model
     return copy
 
 
-def _rounded(weight: Floats, axis: int | None) -> Floats:
+def _rounded(weight: Floats, axis: int | None, largest: int) -> Floats:
     """What is left of a weight that had one scale for each index of `axis`, or one for all."""
     others = tuple(each for each in range(weight.ndim) if each != axis)
-    scale = np.abs(weight).max(axis=others, keepdims=True).astype(np.float64) / LARGEST
+    scale = np.abs(weight).max(axis=others, keepdims=True).astype(np.float64) / largest
     scale[scale == 0] = 1
     return np.asarray((np.rint(weight / scale) * scale).astype(weight.dtype))
 

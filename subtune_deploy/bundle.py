@@ -27,7 +27,7 @@ from .manifest import (
     read_manifest,
     to_json,
 )
-from .precision import carried, converted, int8_form
+from .precision import carried, converted, int8_form, weight_bits
 from .records import to_plain, to_record
 from .staging import replaced_file, staged, told_as
 from .targets import check_target
@@ -167,11 +167,7 @@ def add_engine(
         with told_as(source, bundle.path):  # a converted graph that is refused is not kept: say whose it was
             for role in ROLES:
                 (make or backend.compile)(source, folder, role, target, progress)
-        plain = to_plain(without_paths(target))
-        if not target.keep:  # a device's older version knows no such key
-            del plain["keep"]
-        recipe = json.dumps(plain, indent=1)
-        (folder / RECIPE).write_text(recipe + "\n", encoding="utf-8")
+        (folder / RECIPE).write_text(json.dumps(_recipe(target), indent=1) + "\n", encoding="utf-8")
         checked = check(folder)
         last.enter_context(held(bundle.path))  # until folder and manifest have their names
         current = read_manifest(bundle.path / MANIFEST)  # it may have changed while we compiled
@@ -179,6 +175,14 @@ def add_engine(
         manifest = _with_engine(current, target, backend, _hashes(folder, f"{target.name}/"), checked)
         pending.write_text(to_json(manifest), encoding="utf-8")
     return Bundle(bundle.path, manifest)
+
+
+def _recipe(target: Target) -> dict[str, Any]:
+    """As a bundle carries it: without what goes without saying, for a device's older version knows no such keys."""
+    bits = weight_bits(target) if target.precision == "int8" else 0
+    plain = to_plain(replace(without_paths(target), weight_bits=bits))
+    usual: dict[str, tuple[Any, ...]] = {"keep": ([],), "weight_bits": (0, 8)}
+    return {key: value for key, value in plain.items() if value not in usual.get(key, ())}
 
 
 def compiler_source(graphs: Path, folder: Path, target: Target, calibration: Batch | None) -> Path:
@@ -202,6 +206,8 @@ def engine_target(bundle: Bundle, name: str) -> Target:
     path, entry = bundle.path / name / RECIPE, bundle.manifest.engines[name]
     try:
         target = to_record(Target, json.loads(path.read_text(encoding="utf-8")))
+        if target.precision == "int8" and not target.weight_bits:
+            target = replace(target, weight_bits=8)
         check_target(target)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}", RESTORE) from error

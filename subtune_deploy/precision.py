@@ -7,6 +7,7 @@ all else that was float32 is narrow. Names of weights stay. int8: `quantization`
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from .backends.base import ROLES, Batch, Target, not_compiled, provider, source_file
 from .calibration import check_calibration
+from .environment import multiplies_int8_exactly
 from .errors import BundleError, InputError, ModelError, SubtuneError, did_you_mean
 from .quantization import FUSED, INTEGER, SIGNED, Form, belongs, quantized
 from .spec import BASE, INPUT
@@ -37,9 +39,14 @@ def carried(target: Target) -> bool:
 
 def int8_form(target: Target) -> Form:
     """What is rounded in the target's int8: what its compiler takes, and runs fastest."""
-    if not _on_cpu(target):
-        return SIGNED
-    return INTEGER if target.backend == "onnxruntime" else FUSED
+    own = INTEGER if target.backend == "onnxruntime" else FUSED
+    form = own if _on_cpu(target) else SIGNED
+    return replace(form, weight_bits=weight_bits(target))
+
+
+def weight_bits(target: Target) -> int:
+    """Of weights in the target's int8: as the recipe says, else 8, or 7 for a CPU if this one needs that."""
+    return target.weight_bits or (8 if not _on_cpu(target) or multiplies_int8_exactly() else 7)
 
 
 def _on_cpu(target: Target) -> bool:

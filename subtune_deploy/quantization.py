@@ -36,12 +36,13 @@ OTHERS = ("Add", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool")
 @dataclass(frozen=True)
 class Form:
     """`operators` compute on 8 bits; `options` are those of onnxruntime.quantization. `fuses`: what a convolution
-    answers is not rounded where it enters none of them."""
+    answers is not rounded where it enters none of them. `weight_bits`: 8, or 7 for CPUs that need it."""
 
     activations: str
     operators: tuple[str, ...]
     options: Mapping[str, Any]
     fuses: bool = False
+    weight_bits: int = 8
 
 
 SIGNED = Form(
@@ -89,7 +90,7 @@ def quantized(
     excluded, whole = [*_delicate(model), *sorted(kept)], _whole(model)
     excluded += _after_packs(model) if form.fuses else []
     with tempfile.TemporaryDirectory(prefix="subtune-") as scratch, _silenced():
-        round_weights(model, feeds, Path(scratch), kept, whole)
+        round_weights(model, feeds, Path(scratch), kept, whole, form.weight_bits)
         found = _with_pairs(model, feeds, Path(scratch), form, excluded, whole)
     if sums:
         as_sums(found.graph, excluded)
@@ -123,6 +124,7 @@ def _with_pairs(
         op_types_to_quantize=list(form.operators),
         nodes_to_exclude=excluded,
         per_channel=True,
+        reduce_range=form.weight_bits == 7,
         activation_type=QuantType[form.activations],
         weight_type=QuantType.QInt8,
         use_external_data_format=True,  # a single file cannot exceed 2 GB

@@ -16,11 +16,13 @@ from typing import Any
 
 import filelock
 
+from .backends.base import Target
 from .bundle import open_bundle
 from .environment import differences
 from .errors import InputError
 from .lines import drop_torn_line
 from .manifest import MANIFEST
+from .records import to_record
 from .results import LINES
 from .staging import PREFIX, replaced_file
 
@@ -126,8 +128,9 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return [f"it is of kind {_kind(before)}, not {_kind(now)}"]
     found = differences(before.get("host", {}), now.get("host", {}))
     found += changes(before, {key: value for key, value in now.items() if key not in ("host", "targets")})
-    recipes = before.get("targets", {})
-    changed = [name for name, recipe in now.get("targets", {}).items() if recipes.get(name, recipe) != recipe]
+    recipes, others = before.get("targets", {}), now.get("targets", {})
+    both = {name: (recipes[name], recipe) for name, recipe in others.items() if name in recipes}
+    changed = [name for name, (old, new) in both.items() if to_record(Target, old) != to_record(Target, new)]
     return found + [f"the recipe of target {name} changed" for name in changed]
 
 

@@ -36,6 +36,7 @@ UNITS = {
 
 
 MOST_THREADS = 1024
+WEIGHT_BITS = (7, 8)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Of a target, and so of the folder of its engine."""
 
@@ -100,11 +101,7 @@ def check_target(target: Target) -> None:
         raise InputError(
             f"precision is {target.precision!r}", f"{target.backend} has {', '.join(precisions)}"
         )
-    if target.keep and target.precision != "int8":
-        raise InputError(
-            f"keep leaves units of an int8 graph in float32, the precision is {target.precision}",
-            'take keep out, or give precision = "int8"',
-        )
+    _check_int8(target)
     if not 0 <= target.threads <= MOST_THREADS:
         raise InputError(f"threads is {target.threads}", "give a count, or 0 to leave it to the backend")
     if target.width_multiple < 1:
@@ -113,6 +110,21 @@ def check_target(target: Target) -> None:
         )
     for name, rate in target.datasheet.items():
         _check_rate(name, rate)
+
+
+def _check_int8(target: Target) -> None:
+    other = f"the precision is {target.precision}" if target.precision != "int8" else ""
+    if target.keep and other:
+        raise InputError(
+            f"keep leaves units of an int8 graph in float32, {other}",
+            'take keep out, or give precision = "int8"',
+        )
+    if target.weight_bits and other:
+        raise InputError(
+            f"weight_bits is of an int8 graph, {other}", 'take weight_bits out, or give precision = "int8"'
+        )
+    if target.weight_bits not in (0, *WEIGHT_BITS):
+        raise InputError(f"weight_bits is {target.weight_bits}", "give 8 or 7, or leave it out")
 
 
 def _check_rate(name: str, rate: Rate) -> None:

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "subtune_deploy"
 ORDER = (  # noqa: SIM905
     "errors spec records staging documents lines tensorfile pictures checkpoint factory models blocks topology "
     "tracing probing backbone attention widths heads versions channels prunable pruning diff tasks plan packing "
-    "work costs layouts grouped multitask folding pooling translations onnx_file export backends targets "
-    "cost_model calibrated stats pareto joint environment memory conditions measure loads streams calibration "
+    "work costs layouts grouped multitask folding pooling translations onnx_file export environment backends targets "
+    "cost_model calibrated stats pareto joint memory conditions measure loads streams calibration "
     "bias_correction hard_sigmoid quantization precision manifest bundle parity references runtime footprint bases "
     "results result_tables latency_model fitting predictor timing throughput proof compiling pack sources build "
     "racing sensitivity precision_search plan_search archive signing triton graft ship run_folder sweep "
@@ -24,8 +24,8 @@ ORDER = (  # noqa: SIM905
 ).split()
 
 TORCH_FREE = (  # noqa: SIM905
-    "errors spec records staging documents lines tensorfile pictures topology plan packing work backends "
-    "targets cost_model calibrated stats pareto joint environment memory conditions measure loads streams "
+    "errors spec records staging documents lines tensorfile pictures topology plan packing work environment "
+    "backends targets cost_model calibrated stats pareto joint memory conditions measure loads streams "
     "calibration bias_correction quantization precision manifest bundle parity runtime footprint bases "
     "results result_tables fitting latency_model timing throughput proof compiling racing sensitivity "
     "precision_search pack archive signing triton run_folder"

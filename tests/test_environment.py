@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from subtune_deploy.environment import THREADS, describe, differences, identity, last_level_cache, nvidia_smi
+from subtune_deploy.environment import (
+    THREADS,
+    describe,
+    differences,
+    identity,
+    last_level_cache,
+    multiplies_int8_exactly,
+    nvidia_smi,
+)
 
 HOST = {
     "platform": "Linux-6.8.0-45-generic-x86_64-with-glibc2.39",
@@ -113,6 +121,24 @@ def test_a_virtual_machine_tells_its_clock_in_cpuinfo_alone(tmp_path: Path) -> N
     text = "model name\t: AMD EPYC\ncpu MHz\t: 2596.122\nflags\t: fpu hypervisor sse\n"
     host = describe(files(tmp_path, {"proc/cpuinfo": text, "sys/devices/system/cpu/cpufreq/boost": "1\n"}))
     assert (host["hypervisor"], host["clock_mhz"], host["turbo"]) == (True, 2596.122, True)
+
+
+@pytest.mark.parametrize(
+    "machine, flags, exact",
+    [
+        ("x86_64", "fma avx2 avx512f avx512_vnni", True),
+        ("AMD64", "fma avx2 avx_vnni", True),
+        ("x86_64", "fma avx2 avx512f avx512bw", False),
+        ("x86_64", "", False),
+        ("aarch64", "", True),
+    ],
+)
+def test_only_x86_without_vnni_multiplies_8_bits_inexactly(
+    tmp_path: Path, machine: str, flags: str, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    root = files(tmp_path, {"proc/cpuinfo": f"processor\t: 0\nflags\t\t: {flags}\n"} if flags else {})
+    assert multiplies_int8_exactly(root) is exact
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from tiny_forms import INTEGER
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends import get_backend
@@ -18,7 +19,6 @@ from subtune_deploy.models import load_model
 from subtune_deploy.parity import relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted
-from subtune_deploy.quantization import INTEGER
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task, owners
 

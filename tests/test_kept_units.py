@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_graphs
 from tiny_cli import cli, write_network
+from tiny_forms import FORMS
 from tiny_networks import SIZE, backbone
 
 from subtune_deploy.backends.base import Target
@@ -21,7 +22,7 @@ from subtune_deploy.manifest import RECIPE as RECIPE_FILE
 from subtune_deploy.parity import References, relative_errors
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted
-from subtune_deploy.quantization import FUSED, INTEGER, SIGNED, belongs, versions
+from subtune_deploy.quantization import belongs, versions
 from subtune_deploy.runtime import Bundle, load_engine
 from subtune_deploy.targets import check_target, load_target
 from subtune_deploy.tasks import candidate_task, owners
@@ -29,7 +30,6 @@ from subtune_deploy.timing import identify
 
 KEEP = ("block2", "block3.birds")
 KEPT = ("block2.base", "block3.birds")
-FORMS = {"signed": SIGNED, "integer": INTEGER, "fused": FUSED}
 
 every_form = pytest.mark.parametrize("form", FORMS)
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from tiny_forms import FUSED, INTEGER
 from tiny_networks import CLASSES, SIZE
 from torch import nn
 
@@ -18,7 +19,7 @@ from subtune_deploy.models import Model
 from subtune_deploy.parity import relative_errors
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted
-from subtune_deploy.quantization import FUSED, INTEGER, Form
+from subtune_deploy.quantization import Form
 from subtune_deploy.spec import InputSpec
 from subtune_deploy.tasks import candidate_task, owners
 

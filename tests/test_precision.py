@@ -16,9 +16,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import tiny_forms
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tiny_bundle import SPEC, WEIGHTS, expected, pictures, write_graphs
+from tiny_forms import FUSED, INTEGER
 from tiny_networks import SIZE, backbone
 
 from subtune_deploy import quantization
@@ -30,11 +32,11 @@ from subtune_deploy.export import export
 from subtune_deploy.parity import relative_errors
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import PRECISIONS, carried, converted, int8_form
-from subtune_deploy.quantization import FUSED, INTEGER, SIGNED, Form
+from subtune_deploy.quantization import Form
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task, owners
 
-INT8 = {"int8": "SIGNED", "int8 for ONNX Runtime": "INTEGER", "int8 for OpenVINO": "FUSED"}
+INT8 = {"int8": "signed", "int8 for ONNX Runtime": "integer", "int8 for OpenVINO": "fused"}
 CPU_FORMS = [form for form in INT8 if form != "int8"]
 FORMS = tuple(dict.fromkeys((*PRECISIONS, *INT8)))
 TOLERANCES = {"fp16": 1e-2, "bf16": 5e-2, **dict.fromkeys(INT8, 0.2)}
@@ -71,7 +73,7 @@ def run(path: Path, batch: np.ndarray) -> Answers:
 
 
 def form_of(form: str) -> Form:
-    return getattr(quantization, INT8.get(form, "SIGNED"))  # of other precisions it is not asked for
+    return tiny_forms.FORMS[INT8.get(form, "signed")]  # of other precisions it is not asked for
 
 
 def convert(source: Path, out: Path, form: str, calibration: np.ndarray | None = None) -> None:
@@ -388,7 +390,7 @@ def test_tensorrt_rtx_takes_the_graph_for_what_it_is(
     source = tokens if topology == "tokens" else export_to(tmp_path, batch=2)
     out, batch = tmp_path / "out", inputs(2)
     out.mkdir()
-    converted(source, out, precision, inputs(16, seed=1))
+    convert(source, out, precision, inputs(16, seed=1))
     target = Target("rtx", "tensorrt_rtx", precision, "", options={"capabilities": "8.9"})
     parsed = TensorRT("tensorrt_rtx").interpret(out, "graph", target).run(batch)
     for task, answer in run(out / "graph.onnx", batch).items():
@@ -406,13 +408,12 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 AGAIN = """
-import sys, numpy as np
+import sys, numpy as np, tiny_forms
 from pathlib import Path
-from subtune_deploy import quantization
 from subtune_deploy.precision import converted
 source, out, precision, form = sys.argv[1:]
 batch = np.random.default_rng(1).standard_normal((20, 3, 12, 12)).astype(np.float32)
-converted(Path(source), Path(out), precision, batch, form=getattr(quantization, form))
+converted(Path(source), Path(out), precision, batch, form=tiny_forms.FORMS[form])
 """
 
 
@@ -422,11 +423,10 @@ def test_another_process_writes_the_same_bytes(
 ) -> None:
     out = tmp_path / "again"
     out.mkdir()
-    precision, rounded = form.split()[0], INT8.get(form, "SIGNED")
+    precision, rounded = form.split()[0], INT8.get(form, "signed")
     command = [sys.executable, "-c", AGAIN, str(source), str(out), precision, rounded]
-    found = subprocess.run(
-        command, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
-    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parent)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert digests(out) == digests(made[form])
     assert found.stdout + found.stderr == ""
 
@@ -548,9 +548,9 @@ def test_the_precision_of_some_targets_travels_in_the_graph(
 @pytest.mark.parametrize(
     "backend, provider, wanted",
     [
-        ("tensorrt", None, SIGNED),
-        ("tensorrt_rtx", None, SIGNED),
-        ("onnxruntime", "cuda", SIGNED),
+        ("tensorrt", None, quantization.SIGNED),
+        ("tensorrt_rtx", None, quantization.SIGNED),
+        ("onnxruntime", "cuda", quantization.SIGNED),
         ("onnxruntime", "cpu", INTEGER),
         ("onnxruntime", None, INTEGER),
         ("openvino", None, FUSED),
@@ -560,7 +560,7 @@ def test_each_compiler_gets_its_form_and_gpus_signed_activations_alone(
     backend: str, provider: str | None, wanted: Form
 ) -> None:
     target = Target("a-target", backend, "int8", "")
-    assert int8_form(replace(target, options={"provider": provider}) if provider else target) is wanted
+    assert int8_form(replace(target, options={"provider": provider}) if provider else target) == wanted
 
 
 @pytest.mark.parametrize("name, backend", [("cpu-int8", "onnxruntime"), ("openvino-cpu-int8", "openvino")])

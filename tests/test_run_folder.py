@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from subtune_deploy.errors import InputError
+from subtune_deploy.records import to_plain
 from subtune_deploy.run_folder import open_run
+from subtune_deploy.targets import load_target
 
 TRIALS = {"kind": "trials", "model": "net", "epochs": 3}
-SWEEP = {"model": "net", "host": {"cpu": "one"}, "targets": {"cpu": {"threads": 1}}}
+CPU, OTHER = (to_plain(load_target(name)) for name in ("cpu", "openvino-cpu"))
+SWEEP = {"model": "net", "host": {"cpu": "one"}, "targets": {"cpu": CPU}}
 
 
 def opened(run: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def test_a_run_needs_neither_host_nor_targets(tmp_path: Path) -> None:
         (TRIALS, SWEEP, "it is of kind trials, not sweep"),
         (SWEEP, TRIALS, "it is of kind sweep, not trials"),
         (SWEEP, {**SWEEP, "host": {"cpu": "two"}}, "cpu one / two"),
-        (SWEEP, {**SWEEP, "targets": {"cpu": {"threads": 2}}}, "the recipe of target cpu changed"),
+        (SWEEP, {**SWEEP, "targets": {"cpu": CPU | {"threads": 2}}}, "the recipe of target cpu changed"),
     ],
 )
 def test_what_was_made_differently_is_refused(
@@ -52,8 +55,16 @@ def test_what_was_made_differently_is_refused(
 
 def test_targets_of_a_sweep_may_be_added(tmp_path: Path) -> None:
     opened(tmp_path / "run", SWEEP)
-    more = {**SWEEP, "targets": {"other": {"threads": 2}}}
-    assert opened(tmp_path / "run", more)["targets"] == {"cpu": {"threads": 1}, "other": {"threads": 2}}
+    more = {**SWEEP, "targets": {"other": OTHER}}
+    assert opened(tmp_path / "run", more)["targets"] == {"cpu": CPU, "other": OTHER}
+
+
+def test_a_run_of_an_older_version_whose_recipes_had_fewer_keys_goes_on(tmp_path: Path) -> None:
+    older = {key: value for key, value in CPU.items() if key not in ("keep", "weight_bits", "width_multiple")}
+    opened(tmp_path / "run", {**SWEEP, "targets": {"cpu": older}})
+    assert opened(tmp_path / "run", SWEEP)["targets"] == {"cpu": CPU}
+    with pytest.raises(InputError, match="the recipe of target cpu changed"):
+        opened(tmp_path / "run", {**SWEEP, "targets": {"cpu": CPU | {"width_multiple": 4}}})
 
 
 def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:

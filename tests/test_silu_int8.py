@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tiny_forms import FUSED, INTEGER
 from tiny_networks import SIZE, backbone
 
 from subtune_deploy.backbone import trace
@@ -17,7 +18,7 @@ from subtune_deploy.models import load_model
 from subtune_deploy.parity import relative_errors, run_all
 from subtune_deploy.plan import make_plan
 from subtune_deploy.precision import converted, int8_form
-from subtune_deploy.quantization import FUSED, INTEGER, Form, quantized
+from subtune_deploy.quantization import Form, quantized
 from subtune_deploy.spec import INPUT
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import candidate_task, owners

@@ -94,6 +94,7 @@ def test_an_unknown_name_is_answered_with_a_close_one() -> None:
         ("threads = 2", 'threads = "two"', "threads is 'two'", "a whole number"),
         ("threads = 2", "threads = true", "threads is True", "a whole number"),
         ("threads = 2", "threads = -1", "threads is -1", "0"),
+        ("threads = 2", "weight_bits = 7", "weight_bits is of an int8 graph, the precision is fp32", "take"),
         ("threads = 2", "width_multiple = 0", "width_multiple is 0", "or 1"),
         ('name = "mine"', "", "key 'name' is missing", "backend"),
         ('name = "mine"', 'name = "../mine"', "name is '../mine'", "letters"),

@@ -21,7 +21,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BundleError, InputError
+from ..environment import multiplies_int8_exactly
+from ..errors import BundleError, InputError, Unavailable
 from ..spec import Pruning
 
 ROLES = ("graph", "base")
@@ -52,8 +53,9 @@ class Target:
     """A recipe: which backend, at which precision, with how many threads (0: the backend's own choice).
 
     `options` go to the backend as they are. `datasheet` holds peak rates for the cost model. `keep`: units, or one
-    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`). `width_multiple`: what
-    widths of pruned layers are best rounded up to; those between are hardly faster, or slower.
+    task's versions of them, that an int8 graph leaves in float32 (`block13`, `block13.birds`). `weight_bits`: of
+    the weights of an int8 graph, 8 or 7 (0: 7 on a CPU if this one needs it). `width_multiple`: what widths of pruned
+    layers are best rounded up to; those between are hardly faster, or slower.
     """
 
     name: str
@@ -65,12 +67,23 @@ class Target:
     datasheet: Mapping[str, Rate] = field(default_factory=dict)
     not_run_on_hardware: bool = False
     keep: tuple[str, ...] = ()
+    weight_bits: int = 0
     width_multiple: int = Pruning.round_to
 
 
 def provider(target: Target) -> str:
     """The execution provider that a target asks ONNX Runtime for."""
     return str(target.options.get("provider", "cpu"))
+
+
+def check_weight_bits(target: Target) -> None:
+    """Raise Unavailable where this CPU, asked to multiply by weights of 8 bits, would answer wrongly."""
+    eight = target.precision == "int8" and target.weight_bits == 8 and provider(target) == "cpu"
+    if eight and not multiplies_int8_exactly():
+        raise Unavailable(
+            f"target {target.name}: this CPU has no VNNI, without which products with 8-bit weights overflow",
+            "compile it on this machine, or with weight_bits = 7 in its recipe",
+        )
 
 
 def fewest_pictures(target: Target) -> int:

@@ -37,6 +37,7 @@ from .base import (
     Target,
     as_text,
     check_batch,
+    check_weight_bits,
     engine_file,
     not_compiled,
     not_loaded,
@@ -155,6 +156,7 @@ def load(folder: Path, role: str, target: Target) -> Engine:
     import onnxruntime
 
     path, chosen = engine_file(folder, f"{role}.onnx"), _provider(target)
+    check_weight_bits(target)
     options = _session_options(target)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     arguments = _arguments(chosen, options, _provider_options(target, chosen))

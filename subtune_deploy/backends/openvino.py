@@ -25,6 +25,7 @@ from .base import (
     Shape,
     Target,
     check_batch,
+    check_weight_bits,
     engine_file,
     not_compiled,
     not_loaded,
@@ -101,10 +102,11 @@ def compile(source: Path, folder: Path, role: str, target: Target, progress: Pro
 
 
 def load(folder: Path, role: str, target: Target) -> Engine:
-    """Compile `<role>.xml` for this CPU. Raises Unavailable if the CPU lacks the target's precision."""
+    """Compile `<role>.xml` for this CPU. Raises Unavailable if the CPU lacks the target's precision, or VNNI for it."""
     path, core = engine_file(folder, f"{role}.xml"), open_core()
     engine_file(folder, f"{role}.bin")
     _check_precision(core, target)
+    check_weight_bits(target)
     if not path.read_bytes().startswith(b"<?xml"):  # its other frontends would have a loud try
         raise not_loaded(path, ValueError("not an intermediate representation"))
     try:
