@@ -88,13 +88,14 @@ def test_the_mean_answer_of_every_channel_stays(layer: str, tmp_path: Path) -> N
 
 
 @every_layer
-def test_weights_become_what_int8_holds(layer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", LARGEST)
+def test_weights_become_what_int8_holds(layer: str, bits: int, tmp_path: Path) -> None:
     model = LAYERS[layer]()
     before = value(model, "w")
-    round_weights(model, FEEDS, tmp_path)
+    round_weights(model, FEEDS, tmp_path, bits=bits)
     after = value(model, "w")
     others = (0,) if layer.endswith("not transposed") else tuple(range(1, before.ndim))
-    scale = np.abs(before).max(axis=others, keepdims=True) / LARGEST
+    scale = np.abs(before).max(axis=others, keepdims=True) / LARGEST[bits]
     np.testing.assert_allclose(after / scale, np.rint(after / scale), atol=1e-3)
     assert 0 < np.abs(after - before).max() <= scale.max() / 2 * 1.001
 
@@ -103,7 +104,7 @@ def test_a_weight_that_has_one_scale_is_rounded_by_that(tmp_path: Path) -> None:
     model = convolution(1, 1)
     before, mean = value(model, "w"), run(model).mean(axis=1)
     round_weights(model, FEEDS, tmp_path, whole=["w"])
-    scale = np.abs(before).max() / LARGEST
+    scale = np.abs(before).max() / LARGEST[8]
     np.testing.assert_allclose(value(model, "w"), np.rint(before / scale) * scale, atol=1e-6)
     np.testing.assert_allclose(run(model).mean(axis=1), mean, atol=1e-4)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_forks import forked
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.checkpoint import write_state
@@ -24,7 +24,6 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [
     line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    subtune-deploy ")
 ]
-PRELOADED = ["subtune_deploy.cli", "torchvision", "torch.onnx.ops", "onnxscript.optimizer", "onnxruntime"]
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -53,12 +52,9 @@ def run(arguments: list[str], folder: Path) -> str:
 
 
 def run_imported(arguments: list[str], folder: Path) -> str:
-    """A command in a process of its own, which does not import PyTorch anew for seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    """A command in a process of its own."""
     out, err = folder / "stdout.txt", folder / "stderr.txt"
-    process = context.Process(target=_command, args=(arguments[1:], folder, out, err))
-    process.start()
+    process = forked(_command, arguments[1:], folder, out, err)
     process.join()
     assert process.exitcode == 0, err.read_text()
     return out.read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import filelock
 import pytest
 from tiny_cli import Ran, cli, write_network
+from tiny_forks import Context, forked
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.bundle import open_bundle
@@ -27,14 +27,6 @@ from subtune_deploy.sweep import Candidate, SweepOptions, candidates, sweep
 from subtune_deploy.targets import load_target
 
 KILLS = 20
-PRELOADED = [
-    "subtune_deploy.sweep",
-    "subtune_deploy.models",
-    "onnxruntime",
-    "torch.onnx.ops",
-    "onnxscript.optimizer",
-]
-"""What the killed processes would each import first, for seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -320,14 +312,10 @@ def test_killed_at_any_moment_twenty_times_it_ends_as_if_never_interrupted(
     place: Path, tmp_path: Path
 ) -> None:
     run, moments, seen = tmp_path / "run", random.Random(0), []
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
 
     def started() -> tuple[Any, Connection]:
-        here, there = context.Pipe()
-        process = context.Process(target=sweep_tiny, args=(place, run, there))
-        process.start()
-        return process, here
+        here, there = Context.Pipe()
+        return forked(sweep_tiny, place, run, there), here
 
     process, told = started()
     for _ in range(3):  # one candidate begins and ends, the next begins

@@ -23,6 +23,7 @@ from subtune_deploy.errors import TargetError, Unavailable
 from subtune_deploy.manifest import RECIPE
 from subtune_deploy.parity import relative_errors
 from subtune_deploy.precision import converted, int8_form
+from subtune_deploy.quantization import SIGNED
 from subtune_deploy.runtime import Bundle, load_engine
 from subtune_deploy.targets import load_target
 
@@ -38,15 +39,19 @@ def graph(folder: Path, operator: str) -> None:
     """One operator whose weights and inputs are all positive and large: what is added grows as fast as it can."""
     values = np.random.default_rng(0).uniform(0.8, 1, WEIGHTS[operator]).astype(np.float32)
     flat = [helper.make_node("Flatten", ["input"], ["flat"])] if operator == "Gemm" else []
+    bias = [] if operator == "MatMul" else ["b"]
     node = helper.make_node(
-        operator, ["flat" if flat else "input", "w"], ["base"], name=f"block1.base/{operator}"
+        operator, ["flat" if flat else "input", "w", *bias], ["base"], name=f"block1.base/{operator}"
     )
     made = helper.make_graph(
         [*flat, node],
         "one",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, SHAPES[operator])],
         [helper.make_tensor_value_info("base", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(values, "w")],
+        [
+            numpy_helper.from_array(values, "w"),
+            *(numpy_helper.from_array(values.flat[:8].copy(), b) for b in bias),
+        ],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(onnx.shape_inference.infer_shapes(model), folder / "graph.onnx")
@@ -112,6 +117,25 @@ def test_weights_have_so_many_bits(
     np.testing.assert_allclose(held * channels, plain, atol=scale.max() / 2 * 1.001)
 
 
+@pytest.mark.parametrize("bits", [8, 7])
+def test_biases_make_up_for_what_weights_of_so_many_bits_lose(tmp_path: Path, bits: int) -> None:
+    graph(tmp_path, "Gemm")
+    (tmp_path / "out").mkdir()
+    form, given = replace(SIGNED, weight_bits=bits), inputs("Gemm", 1)
+    converted(tmp_path, tmp_path / "out", "int8", given, form=form, roles=("graph",))
+    before, after = (
+        {
+            name: value.const_value.numpy()
+            for name, value in ir.load(folder / "graph.onnx").graph.initializers.items()
+        }
+        for folder in (tmp_path, tmp_path / "out")
+    )
+    lost = after["w_quantized"] * after["w_scale"] - before["w"]
+    wanted = before["b"] - given.reshape(len(given), -1).mean(axis=0) @ lost
+    np.testing.assert_allclose(after["b"], wanted, atol=1e-5)
+    assert np.abs(lost).max() > 1e-4
+
+
 @pytest.mark.parametrize(("exact", "bits"), [(True, 8), (False, 7)])
 def test_a_cpu_gets_what_it_needs_unless_the_recipe_says_otherwise(
     exact: bool, bits: int, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +192,14 @@ def test_8_bits_are_refused_where_they_would_answer_wrongly(
     assert "weight_bits = 7" in (caught.value.hint or "")
     bundle = add_engine(bundle, replace(target, weight_bits=7), calibration=pictures(4))
     assert Bundle.open(bundle.path).run(pictures(1))
+
+
+def test_what_runs_elsewhere_is_not_asked_what_this_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "multiplies_int8_exactly", lambda: False)
+    eight = replace(load_target("cpu-int8"), weight_bits=8)
+    with pytest.raises(Unavailable):
+        base.check_weight_bits(eight)
+    base.check_weight_bits(replace(eight, options={"provider": "cuda"}))
 
 
 @pytest.mark.parametrize("given", [6, 9, -1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tiny_networks import SIZE, Net, lively
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.models import load_model
@@ -31,6 +32,14 @@ def dense() -> nn.Module:
 
 def tokens() -> nn.Module:
     return _made("tokens")
+
+
+def short_vit() -> nn.Module:
+    """ViT-B/16, a third as deep."""
+    net = VisionTransformer(32, 16, 4, 12, 768, 3072)
+    nn.init.normal_(net.heads.head.weight, std=0.02)  # zero in a new one
+    net.input_size = (3, 32, 32)
+    return net
 
 
 def wider() -> nn.Module:

@@ -83,10 +83,15 @@ PATTERN = r"layer\d\.\d"
 
 
 def prunable(name: str, seed: int = 0) -> Backbone:
-    """One of `NETWORKS`, traced at 3x32x32, linear layers with weights that matter."""
+    """One of `NETWORKS`, traced."""
+    return drawn(name, NETWORKS[name], seed)
+
+
+def drawn(name: str, make: Callable[[], nn.Module], seed: int = 0) -> Backbone:
+    """Traced at 3x32x32, linear layers with weights that matter."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = lively(NETWORKS[name]())
+        network = lively(make())
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.2)
