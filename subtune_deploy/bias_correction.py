@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 LARGEST = {8: 127, 7: 64}
-"""By bits, the largest of the integers that a weight may be; of 7 bits two times 64 times 255 are just within 16."""
+"""By bits, the largest of the integers that a weight may be; of 7 bits two times 64 times 255 are within 16."""
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -129,9 +129,16 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = differences(before.get("host", {}), now.get("host", {}))
     found += changes(before, {key: value for key, value in now.items() if key not in ("host", "targets")})
     recipes, others = before.get("targets", {}), now.get("targets", {})
-    both = {name: (recipes[name], recipe) for name, recipe in others.items() if name in recipes}
-    changed = [name for name, (old, new) in both.items() if to_record(Target, old) != to_record(Target, new)]
+    changed = [name for name in others if name in recipes and not _alike(recipes[name], others[name])]
     return found + [f"the recipe of target {name} changed" for name in changed]
+
+
+def _alike(before: Any, now: Any) -> bool:
+    """Whether two recipes ask for the same: what an older version had no key for, it left as it is by default."""
+    try:
+        return to_record(Target, before) == to_record(Target, now)
+    except InputError:  # a key of a newer version, or no recipe
+        return False
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -41,6 +41,8 @@ def test_a_run_needs_neither_host_nor_targets(tmp_path: Path) -> None:
         (SWEEP, TRIALS, "it is of kind sweep, not trials"),
         (SWEEP, {**SWEEP, "host": {"cpu": "two"}}, "cpu one / two"),
         (SWEEP, {**SWEEP, "targets": {"cpu": CPU | {"threads": 2}}}, "the recipe of target cpu changed"),
+        ({**SWEEP, "targets": {"cpu": CPU | {"later": 1}}}, SWEEP, "the recipe of target cpu changed"),
+        ({**SWEEP, "targets": {"cpu": 7}}, SWEEP, "the recipe of target cpu changed"),
     ],
 )
 def test_what_was_made_differently_is_refused(

@@ -82,7 +82,7 @@ def check_weight_bits(target: Target) -> None:
     if eight and not multiplies_int8_exactly():
         raise Unavailable(
             f"target {target.name}: this CPU has no VNNI, without which products with 8-bit weights overflow",
-            "compile it on this machine, or with weight_bits = 7 in its recipe",
+            "compile it on this machine, with weight_bits = 7 or none in its recipe",
         )
 
 
