@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import numpy as np
 import precision_cpu
-from kept_lines import Line, host_of, taken
+from kept_lines import Line, compilers_of, host_of, taken
 from made_graphs import noise
 from precision_cpu import CALIBRATION_DIGITS, DIGITS, compiled, evenly
 
@@ -122,13 +122,10 @@ def summary(lines: Sequence[Line]) -> str:
     """Markdown: the command, the host, a row for each network and target."""
     first = lines[0]["timed"]
     doubts = "".join(f"\n\nWarning: {text}" for line in lines for text in line["timed"]["warnings"])
-    libraries = " and ".join(
-        f"{name} {first['host']['libraries'].get(name)}" for name in ("onnxruntime", "openvino")
-    )
     return (
         f"`python benchmarks/gated_int8.py`: networks that learnt {TRAIN:,} digits from random weights; "
         f"classes of {len(lines[0]['labels']):,} others at {LEARNT} pixels, medians of the backbone alone at {TIMED}, "
-        f"batch 1, on {host_of(first)}, {libraries}. All engines of a network interleaved; "
+        f"batch 1, on {host_of(first)}, {compilers_of(first)}. All engines of a network interleaved; "
         f"ratios are medians to the same backend in fp32, with 95 % intervals.{doubts}\n\n"
     ) + markdown(
         (

@@ -46,6 +46,12 @@ def host_of(line: Line) -> str:
     return "{cores} cores of {cpu} {stepping}".format(**line["host"])
 
 
+def compilers_of(line: Line) -> str:
+    """`onnxruntime 1.32.0 and openvino 2026.4.1`"""
+    found = line["host"]["libraries"]
+    return " and ".join(f"{name} {found.get(name)}" for name in ("onnxruntime", "openvino"))
+
+
 def check_host(lines: list[Line]) -> None:
     """Lines of two hosts do not belong in one table."""
     if lines and (found := differences(lines[0]["host"], describe())):

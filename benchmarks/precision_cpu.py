@@ -15,11 +15,11 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
+from kept_lines import Line, compilers_of
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends import get_backend
@@ -75,7 +75,6 @@ WINDOWS, SIDE = 4, 0.5
 """Besides the whole photograph: a grid of so many windows a side, each of this part of its sides."""
 
 Picture = npt.NDArray[np.uint8]
-Line = dict[str, Any]
 
 
 @click.command()
@@ -104,15 +103,13 @@ def measured(folder: Path, temporary: Path, size: int, count: int, seconds: floa
     bundle = build(backbone, [task], temporary / "bundle", sources=False)
     click.echo("built and verified", err=True)
     spec = backbone.input
-    digits = prepare_batch(data.train, evenly(len(data.train), CALIBRATION_DIGITS), spec).numpy()
-    calibration = np.concatenate([windows(photographs(CALIBRATE), spec), digits])
+    calibration = to_calibrate(data, spec)
     engines = compiled(bundle, temporary / "engines", calibration)
     click.echo(f"compiled, calibrated on {len(calibration)} pictures", err=True)
     host = describe()
     yield {"unit": "s", "size": size, "fork": list(FORK), "calibration": len(calibration), "host": host}
     asked = {
-        "photographs": windows([*photographs(ASK), *samples()], spec),
-        DIGITS: prepare_batch(data.test, range(len(data.test)), spec).numpy(),
+        **to_ask(data, spec, count),
         "noise": np.concatenate(fresh_batches(spec, 32, seed=1)[:1]),
     }
     yield {"labels": data.test.labels.tolist(), "answers": answers(engines, asked)}
@@ -130,6 +127,20 @@ def tuned(backbone: Backbone, data: Data, path: Path) -> Task:
         task = tune(backbone, DIGITS, data.train, data.test, Fork(FORK), CONFIG).task
         write_state(path, *task_state(backbone, task))
     return task_from_checkpoint(backbone, DIGITS, read_state(path), layers=FORK)
+
+
+def to_calibrate(data: Data, spec: InputSpec) -> Batch:
+    """Windows of photographs, and training digits."""
+    digits = prepare_batch(data.train, evenly(len(data.train), CALIBRATION_DIGITS), spec).numpy()
+    return np.concatenate([windows(photographs(CALIBRATE), spec), digits])
+
+
+def to_ask(data: Data, spec: InputSpec, digits: int) -> dict[str, Batch]:
+    """Windows of other photographs, and so many test digits."""
+    return {
+        "photographs": windows([*photographs(ASK), *samples()], spec),
+        DIGITS: prepare_batch(data.test, range(digits), spec).numpy(),
+    }
 
 
 def photographs(names: Iterable[str]) -> list[Picture]:
@@ -204,16 +215,16 @@ def answers(engines: Mapping[str, Engine], asked: Mapping[str, Batch]) -> Line:
 def summary(header: Line, asked: Line, timed: Line) -> str:
     """Markdown: the command, the host, a row for each target."""
     host = header["host"]
-    libraries = " and ".join(f"{name} {host['libraries'].get(name)}" for name in ("onnxruntime", "openvino"))
     numbers = {kind: len(found[BASE]["cpu"]["classes"]) for kind, found in asked["answers"].items()}
     doubts = "".join(f"\n\nWarning: {text}" for text in timed["warnings"])
     rows = [list(row(name, asked, timed["samples"])) for name in TARGETS]
     return (
         f"`python benchmarks/precision_cpu.py`: EfficientNet-Lite0 with ImageNet weights and a digits task tuned on "
         f"blocks 9-11, one graph, batch 1, 3x{header['size']}x{header['size']}, on {host['cores']} cores of "
-        f"{host['cpu']}, {libraries}. All engines interleaved, {len(timed['samples']['cpu'])} rounds; ratios are "
-        f"medians to the same backend in fp32, with 95 % intervals. int8 calibrated on {header['calibration']} "
-        f"pictures. Same class as in fp32: the base on {numbers['photographs']} windows of photographs, the digits "
+        f"{host['cpu']}, {compilers_of(header)}. All engines interleaved, {len(timed['samples']['cpu'])} rounds; "
+        f"ratios are medians to the same backend in fp32, with 95 % intervals. int8 calibrated on "
+        f"{header['calibration']} pictures. Same class as in fp32: the base on "
+        f"{numbers['photographs']} windows of photographs, the digits "
         f"task on {numbers[DIGITS]} MNIST digits; many windows show no "
         f"object of ImageNet. Error: max |difference| / max |answer| of both tasks, median and "
         f"largest, on those inputs and on {numbers['noise']} of noise. None of the pictures was used to calibrate or "

@@ -18,17 +18,7 @@ from typing import Any
 
 import click
 import numpy as np
-from precision_cpu import (
-    ASK,
-    CALIBRATE,
-    CALIBRATION_DIGITS,
-    DIGITS,
-    evenly,
-    photographs,
-    samples,
-    tuned,
-    windows,
-)
+from precision_cpu import DIGITS, to_ask, to_calibrate, tuned
 
 from subtune_deploy.backbone import Backbone, trace
 from subtune_deploy.backends.base import Batch
@@ -105,11 +95,8 @@ def measured(folder: Path, place: Path, size: int, max_changed: float) -> Iterat
 
 def inputs(backbone: Backbone, data: Data) -> tuple[Batch, Batch]:
     """To calibrate on, and held out: photographs and digits, none in both."""
-    spec = backbone.input
-    digits = prepare_batch(data.train, evenly(len(data.train), CALIBRATION_DIGITS), spec).numpy()
-    calibration = np.concatenate([windows(photographs(CALIBRATE), spec), digits])
-    asked = prepare_batch(data.test, range(HELD_OUT), spec).numpy()
-    return calibration, np.concatenate([windows([*photographs(ASK), *samples()], spec), asked])
+    asked = to_ask(data, backbone.input, HELD_OUT)
+    return to_calibrate(data, backbone.input), np.concatenate(list(asked.values()))
 
 
 def right(bundle: Bundle, target: str, backbone: Backbone, data: Data) -> float:

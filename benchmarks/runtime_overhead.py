@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from kept_lines import compilers_of
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends.base import Batch
@@ -161,12 +162,12 @@ def groups(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
 def summary(header: Line, lines: Sequence[Line]) -> str:
     """Markdown: the command, the device, a row for each network and target."""
     host = header["host"]
-    libraries = " and ".join(f"{name} {host['libraries'].get(name)}" for name in ("onnxruntime", "openvino"))
     doubtful = sum(bool(line["warnings"]) for line in lines)
     return (
         f"`python benchmarks/{NAME}.py`: `runtime.Bundle.run` against the bare call of the library on the same "
-        f"engine, one forked task, fp32, batch 1, measured on {host['cores']} cores of {host['cpu']}, {libraries}. "
-        "Ratio: median over n comparisons of the median over quadruples; from, to: the lowest and the highest of "
+        f"engine, one forked task, fp32, batch 1, measured on {host['cores']} cores of {host['cpu']}, "
+        f"{compilers_of(header)}. "
+        f"Ratio: median over n comparisons of the median over quadruples; from, to: the lowest and the highest of "
         f"them; half-width of their 95 % intervals: median. {doubtful} of {len(lines)} comparisons were taken with "
         "a warning.\n\n"
     ) + markdown(COLUMNS, [row(*place, found) for place, found in groups(lines).items()])

@@ -20,18 +20,8 @@ from pathlib import Path
 
 import click
 import numpy as np
-from kept_lines import Line, host_of, taken
-from precision_cpu import (
-    ASK,
-    CALIBRATE,
-    CALIBRATION_DIGITS,
-    DIGITS,
-    evenly,
-    photographs,
-    samples,
-    tuned,
-    windows,
-)
+from kept_lines import Line, compilers_of, host_of, taken
+from precision_cpu import DIGITS, to_ask, to_calibrate, tuned
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.backends import get_backend
@@ -39,7 +29,6 @@ from subtune_deploy.backends.base import Batch, Engine
 from subtune_deploy.backends.onnxruntime import open_literally
 from subtune_deploy.build import build
 from subtune_deploy.bundle import Bundle
-from subtune_deploy.data.augment import prepare_batch
 from subtune_deploy.data.sources import load_data
 from subtune_deploy.demo import MODEL, TRAIN, base_checkpoint
 from subtune_deploy.measure import Protocol, fresh_batches, measure
@@ -55,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 DOCUMENT, SUMMARY = RESULTS / "weight_bits.json", RESULTS / "weight_bits.md"
 PLAIN = {"cpu": "ONNX Runtime", "openvino-cpu": "OpenVINO"}
 BITS = (8, 7)
-TASKS = {BASE: "photographs", DIGITS: "digits"}
+TASKS = {BASE: "photographs", DIGITS: DIGITS}
 """Each with the pictures that it is asked about."""
 
 
@@ -80,14 +69,8 @@ def measured(folder: Path, temporary: Path, count: int, seconds: float) -> Line:
     data, spec = load_data(DIGITS, train=TRAIN, test=count), backbone.input
     task = tuned(backbone, data, folder / f"{DIGITS}_{spec.shape[1]}.safetensors")
     bundle = build(backbone, [task], temporary / "bundle", sources=False)
-    digits = prepare_batch(data.train, evenly(len(data.train), CALIBRATION_DIGITS), spec).numpy()
-    calibration = np.concatenate([windows(photographs(CALIBRATE), spec), digits])
-    engines, graphs = compiled(bundle, temporary / "engines", calibration)
-    asked = {
-        "photographs": windows([*photographs(ASK), *samples()], spec),
-        "digits": prepare_batch(data.test, range(len(data.test)), spec).numpy(),
-    }
-    told = answers(engines, graphs, asked)
+    engines, graphs = compiled(bundle, temporary / "engines", to_calibrate(data, spec))
+    told = answers(engines, graphs, to_ask(data, spec, count))
     timed = taken(partial(measure, engines, fresh_batches(spec, 1), Protocol(seconds=seconds)))
     return {"labels": data.test.labels.tolist(), "answers": told, **timed}
 
@@ -132,18 +115,17 @@ def answers(engines: Mapping[str, Engine], graphs: Mapping[str, Engine], asked: 
 def summary(document: Line) -> str:
     """Markdown: the command, the host, a row for each engine in int8."""
     host, told = document["host"], document["answers"]
-    libraries = " and ".join(f"{name} {host['libraries'].get(name)}" for name in ("onnxruntime", "openvino"))
     numbers = {task: len(told[task]["engines"]["cpu"]) for task in TASKS}
     doubts = "".join(f"\n\nWarning: {text}" for text in document["warnings"])
-    right = {name: np.mean(np.equal(told[DIGITS]["engines"][name], document["labels"])) for name in PLAIN}
+    right = np.mean(np.equal(told[DIGITS]["engines"]["cpu"], document["labels"]))
     vnni = "with VNNI" if "vnni" in (host["instructions"] or "") else "without VNNI"
     return (
         f"`OMP_NUM_THREADS=1 python benchmarks/weight_bits.py`: EfficientNet-Lite0 with ImageNet weights and a digits "
-        f"task, as in precision_cpu.md, batch 1, on {host_of(document)}, {vnni}, {libraries}. Ratios are medians to "
-        f"the same backend in fp32, with 95 % intervals, all engines interleaved. The graph is the engine's, executed "
-        f"operator by operator as it is written; its error is max |difference| / max |answer|, the median of all "
-        f"pictures. Same class as fp32: the base on {numbers[BASE]} windows of photographs; of {numbers[DIGITS]} "
-        f"digits fp32 names {right['cpu']:.1%} rightly.{doubts}\n\n"
+        f"task, as in precision_cpu.md, batch 1, on {host_of(document)}, {vnni}, {compilers_of(document)}. Ratios "
+        f"are medians to the same backend in fp32, with 95 % intervals, all engines interleaved. The graph is the "
+        f"engine's, executed operator by operator as it is written; its error is max |difference| / max |answer|, the "
+        f"median of all pictures. Same class as fp32: the base on {numbers[BASE]} windows of photographs; of "
+        f"{numbers[DIGITS]} digits fp32 names {right:.1%} rightly.{doubts}\n\n"
     ) + markdown(COLUMNS, [row(name, document) for name in told[BASE]["graphs"]])
 
 

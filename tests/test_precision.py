@@ -20,7 +20,7 @@ import tiny_forms
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tiny_bundle import SPEC, WEIGHTS, expected, pictures, write_graphs
-from tiny_forms import FUSED, INTEGER
+from tiny_forms import FUSED, INTEGER, constants
 from tiny_networks import SIZE, backbone
 
 from subtune_deploy import quantization
@@ -263,11 +263,6 @@ def test_for_a_cpu_sums_are_quantised_where_a_convolution_answers_into_them(
     assert sums(made[form] / "graph.onnx") == {"DequantizeLinear"}
     assert "MatMul" in sums(tmp_path / "graph.onnx")
     assert "DequantizeLinear" not in sums(tmp_path / "graph.onnx")
-
-
-def constants(path: Path) -> dict[str, np.ndarray]:
-    initializers = ir.load(path).graph.initializers
-    return {name: value.const_value.numpy() for name, value in initializers.items() if value.const_value}
 
 
 @int8_forms

@@ -13,7 +13,7 @@ from typing import Any
 import filelock
 import pytest
 from tiny_cli import Ran, cli, write_network
-from tiny_forks import Context, forked
+from tiny_forks import CONTEXT, forked
 
 from subtune_deploy.backbone import trace
 from subtune_deploy.bundle import open_bundle
@@ -314,7 +314,7 @@ def test_killed_at_any_moment_twenty_times_it_ends_as_if_never_interrupted(
     run, moments, seen = tmp_path / "run", random.Random(0), []
 
     def started() -> tuple[Any, Connection]:
-        here, there = Context.Pipe()
+        here, there = CONTEXT.Pipe()
         return forked(sweep_tiny, place, run, there), here
 
     process, told = started()

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import TARGETS, make_bundle, pictures
-from tiny_forms import BITS
+from tiny_forms import BITS, constants
 
 from subtune_deploy.backends import base, get_backend
 from subtune_deploy.backends.base import Engine, Target
@@ -29,8 +28,6 @@ from subtune_deploy.targets import load_target
 
 INT8 = {"onnxruntime": "cpu-int8", "openvino": "openvino-cpu-int8"}
 CHANNELS = 32
-
-
 SHAPES = {"Conv": (1, CHANNELS, 6, 6), "Gemm": (1, CHANNELS, 1, 1), "MatMul": (1, 2, 4, CHANNELS)}
 WEIGHTS = {"Conv": (8, CHANNELS, 3, 3), "Gemm": (CHANNELS, 8), "MatMul": (CHANNELS, 8)}
 
@@ -109,10 +106,10 @@ def test_with_8_bits_it_would_not_on_this_cpu(tmp_path: Path, operator: str, bac
 def test_weights_have_so_many_bits(
     tmp_path: Path, operator: str, backend: str, bits: int, largest: int
 ) -> None:
-    weights = ir.load(made(tmp_path, operator, backend, bits) / "graph.onnx").graph.initializers
-    held, scale = (weights[f"w_{what}"].const_value.numpy() for what in ("quantized", "scale"))
+    weights = constants(made(tmp_path, operator, backend, bits) / "graph.onnx")
+    held, scale = weights["w_quantized"], weights["w_scale"]
     assert held.max() == largest
-    plain = numpy_helper.to_array(onnx.load(tmp_path / "graph.onnx").graph.initializer[0])
+    plain = constants(tmp_path / "graph.onnx")["w"]
     channels = scale.reshape(-1, *[1] * (held.ndim - 1)) if operator == "Conv" else scale
     np.testing.assert_allclose(held * channels, plain, atol=scale.max() / 2 * 1.001)
 
@@ -123,13 +120,7 @@ def test_biases_make_up_for_what_weights_of_so_many_bits_lose(tmp_path: Path, bi
     (tmp_path / "out").mkdir()
     form, given = replace(SIGNED, weight_bits=bits), inputs("Gemm", 1)
     converted(tmp_path, tmp_path / "out", "int8", given, form=form, roles=("graph",))
-    before, after = (
-        {
-            name: value.const_value.numpy()
-            for name, value in ir.load(folder / "graph.onnx").graph.initializers.items()
-        }
-        for folder in (tmp_path, tmp_path / "out")
-    )
+    before, after = (constants(folder / "graph.onnx") for folder in (tmp_path, tmp_path / "out"))
     lost = after["w_quantized"] * after["w_scale"] - before["w"]
     wanted = before["b"] - given.reshape(len(given), -1).mean(axis=0) @ lost
     np.testing.assert_allclose(after["b"], wanted, atol=1e-5)

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from tiny_forms import BITS, COARSER, FORMS
+from tiny_forms import BITS, COARSER, FORMS, constants
 from tiny_networks import SIZE, backbone
 
 from subtune_deploy.backends import onnxruntime, openvino
@@ -56,9 +56,7 @@ def errors(source: Path, out: Path, backend: str, batch: np.ndarray) -> dict[str
 
 
 def held(folder: Path) -> dict[str, np.ndarray]:
-    """What the graph holds, by name."""
-    weights = ir.load(folder / "graph.onnx").graph.initializers
-    return {name: value.const_value.numpy() for name, value in weights.items() if value.const_value}
+    return constants(folder / "graph.onnx")
 
 
 # by operator

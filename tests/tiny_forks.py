@@ -14,13 +14,13 @@ PRELOADED = [
     *("torch.onnx.ops", "onnxscript.optimizer", "onnxruntime", "one_table"),
 ]
 
-Context = multiprocessing.get_context("forkserver")
-Context.set_forkserver_preload(PRELOADED)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def forked(what: Callable[..., object], *arguments: Any) -> Any:
     """A process that has begun to call it; what it calls must lie in a module, as for any new process."""
-    process = Context.Process(target=what, args=arguments)
+    process = CONTEXT.Process(target=what, args=arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for those that are preloaded
         process.start()

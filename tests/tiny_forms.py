@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
 
 from subtune_deploy import quantization
 from subtune_deploy.bias_correction import LARGEST
@@ -17,3 +21,9 @@ SIGNED, INTEGER, FUSED = (
 FORMS = {"signed": SIGNED, "integer": INTEGER, "fused": FUSED}
 COARSER = LARGEST[8] / LARGEST[BITS]
 """How much wider the steps between weights are than of 8 bits: so much more may an answer be off."""
+
+
+def constants(graph: Path) -> dict[str, np.ndarray]:
+    """What an ONNX file holds, by name."""
+    weights = ir.load(graph).graph.initializers
+    return {name: value.const_value.numpy() for name, value in weights.items() if value.const_value}
