@@ -23,7 +23,8 @@ from predictions import MEASURED, SWEEPS
 from subtune_deploy.build import plan_as
 from subtune_deploy.fitting import fit_results
 from subtune_deploy.latency_model import anchor
-from subtune_deploy.plan_search import spared, ways_to_pack
+from subtune_deploy.plan_search import spared
+from subtune_deploy.plan_ways import ways_to_pack
 from subtune_deploy.predictor import Costing, Predictor
 from subtune_deploy.result_tables import markdown
 from subtune_deploy.results import of_target, read_results

@@ -58,14 +58,16 @@ def compile_bundle(
     )
 
 
-def make_engine(graphs: Path, folder: Path, target: Target, calibration: Batch | None) -> None:
+def make_engine(
+    graphs: Path, folder: Path, target: Target, calibration: Batch | None, make: Compile | None = None
+) -> None:
     """Both roles of `graphs` for `target` in an empty folder, neither checked nor entered in a bundle.
 
-    For what is tried and may be left. Raises what compiling does.
+    For what is tried and may be left. `make` takes the place of the backend's `compile`. Raises what compiling does.
     """
     backend, source = get_backend(target.backend), compiler_source(graphs, folder, target, calibration)
     for role in ROLES:
-        backend.compile(source, folder, role, target)
+        (make or backend.compile)(source, folder, role, target, silent)
 
 
 def check_engine(bundle: Bundle, target: Target, folder: Path, *, deep: bool = False) -> Checked:

@@ -71,12 +71,23 @@ def export(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int 
     outputs = (*plan.tasks, LONE)
     program = _to_onnx(backbone, module, outputs, batch, _hint(plan, batch))
     assert program.exported_program is not None
-    model = program.model
-    fold_batch_norms(model.graph)
-    pool_means(model.graph)
-    lone, graph = _only(model.clone(), {-1: BASE}), _only(_released(model), dict(enumerate(plan.tasks)))
-    graph.metadata_props.update(_metadata(backbone, tasks, plan))
+    lone = _only(program.model.clone(), {-1: BASE})
+    graph = _all_tasks(program.model, backbone, tasks, plan)
     return Exported(graph, lone, program.exported_program, outputs)
+
+
+def export_graph(backbone: Backbone, tasks: Sequence[Task], plan: Plan, *, batch: int | None = 1) -> ir.Model:
+    """The graph that `export` makes, without what is beside it: for another plan of tasks that were exported."""
+    module = lower(backbone, tasks, plan)
+    program = _to_onnx(backbone, module, plan.tasks, batch, _hint(plan, batch))
+    return _all_tasks(program.model, backbone, tasks, plan)
+
+
+def _all_tasks(model: ir.Model, backbone: Backbone, tasks: Sequence[Task], plan: Plan) -> ir.Model:
+    """`model` loses its weights to what is made of it."""
+    graph = _only(_released(model), dict(enumerate(plan.tasks)))
+    graph.metadata_props.update(_metadata(backbone, tasks, plan))
+    return graph
 
 
 def _released(model: ir.Model) -> ir.Model:
@@ -111,6 +122,8 @@ def _to_onnx(
         )
         raise ModelError(f"{backbone.name} cannot be exported to ONNX: {reason}", hint) from error
     assert program is not None
+    fold_batch_norms(program.model.graph)
+    pool_means(program.model.graph)
     return program
 
 

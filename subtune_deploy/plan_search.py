@@ -18,34 +18,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .backbone import Backbone
 from .backends import get_backend
 from .backends.base import Batch, Engine, Progress, Target, Tunable, silent
-from .build import Say, grouped_units, plan_as
+from .bases import BOTH, Bases
+from .build import Say
 from .bundle import Bundle, Compile
 from .compiling import check_engine, make_engine
 from .environment import usable_cores
 from .errors import CheckFailed, SubtuneError, Unavailable
-from .export import export
+from .export import export, export_graph
 from .measure import Protocol
 from .memory import available
-from .plan import Merge, Plan
+from .onnx_file import save_onnx
+from .plan import Plan
+from .plan_ways import Plans, distinct, ways_to_group, ways_to_pack
 from .predictor import Compare
 from .racing import COMPARISON, Course, Tried, batch_size, race
 from .records import to_plain
 from .runtime import open_engine
+from .spec import GRAPH, LONE_GRAPH
 from .staging import told_as
 from .stats import Ratio
 from .tasks import Task
 
-LATE, SINGLE = 3, 4
-"""Stages at which packing may begin, and forked blocks up to which each is tried as the only grouped one."""
-BATCHES = (4, 8, 16)
-"""Streams that are packed at most, where there are more."""
 HELD, ROOM = 2, 0.5
 """Bytes that an engine holds for each of its files', and the share of the free memory that engines may take."""
 PREDICTED = "not compiled: predicted to take"
@@ -128,56 +127,9 @@ def fastest_plan(
         yield Fastest(best.name, best.plan, found, graphs, _taking(best.folder), tuple(search.tried), size)
 
 
-# What there is to choose from: plans by what is special about them
-
-Plans = Mapping[str, Plan]
-
-
-def ways_to_pack(backbone: Backbone, tasks: Sequence[Task], best: Plan) -> Plans:
-    """Packing always, never, not before the next stages of the backbone begin, or no more than some streams at once."""
-    nodes = backbone.topology.nodes
-    always = plan_as(backbone, tasks, "always", best.grouped, best.apart)
-    if not always.rejoins:
-        return {}
-    first = [node.name for node in nodes].index(always.rejoins[0])
-    late = [place for place in _stage_starts(backbone) if place > first][:LATE]
-    ways: dict[str, Merge] = {"merged": "always", "not merged": "never"}
-    ways |= {
-        f"merged from {nodes[place].name} on": tuple(node.name for node in nodes[place:] if node.macs)
-        for place in late
-    }
-    plans = {name: plan_as(backbone, tasks, way, best.grouped, best.apart) for name, way in ways.items()}
-    widest = max(len(step.streams) for step in always.steps)
-    return plans | {
-        f"merged by {most}": plan_as(backbone, tasks, "always", best.grouped, best.apart, most)
-        for most in BATCHES
-        if most < widest
-    }
-
-
 def spared(predicted: Ratio) -> bool:
     """Whether a way to pack is not worth compiling, by the latency predicted of it relative to the plan to beat."""
     return predicted.low > 1
-
-
-def _stage_starts(backbone: Backbone) -> list[int]:
-    """Places of the nodes at which a block begins whose answers have another shape than those of the block before."""
-    units = [node.unit for node in backbone.topology.nodes]
-    starts = [f"block{b.index}" for a, b in pairwise(backbone.blocks) if a.output_shape != b.output_shape]
-    return [units.index(unit) for unit in starts if unit in units]
-
-
-def ways_to_group(backbone: Backbone, tasks: Sequence[Task], best: Plan) -> Plans:
-    """Branches, or all forked blocks grouped that can be, or one of them; all need a fixed batch."""
-    units = grouped_units(backbone, tasks, best.apart)
-    singles = [(unit,) for unit in units] if 1 < len(units) <= SINGLE else []
-    ways = {"branches": (), **{f"grouped {', '.join(way)}": way for way in (units, *singles) if way}}
-    return {
-        name: plan_as(backbone, tasks, best.merge, way, best.apart, best.most) for name, way in ways.items()
-    }
-
-
-# What they take
 
 
 @dataclass(frozen=True)
@@ -211,6 +163,9 @@ class _Search:
     tried: list[Tried] = field(default_factory=list)
     count: int = 0
 
+    def __post_init__(self) -> None:
+        self.bases = Bases(self.place / "base")
+
     def exported(self) -> _Made:
         """The one to beat."""
         self.say("compiling as exported")
@@ -218,7 +173,7 @@ class _Search:
 
     def raced(self, best: _Made, plans: Plans, predicted: Compare | None = None) -> _Made:
         """The fastest of `plans` if it is shown to be faster than `best`, twice; else `best`."""
-        fresh = _new(plans, best.plan)
+        fresh = distinct(plans, best.plan)
         likely = self._likely(fresh, best, predicted) if predicted else fresh
         made = {name: self._attempted(name, plan, best) for name, plan in likely.items()}
         others = {name: each for name, each in made.items() if each}
@@ -299,12 +254,16 @@ class _Search:
             return None
 
     def _export(self, plan: Plan, graphs: Path) -> None:
-        """Nothing of it stays in memory."""
+        """Beside the backbone's own graph, which no plan changes. Nothing of it stays in memory."""
         assert self.backbone is not None
         graphs.mkdir()
-        exported = export(self.backbone, self.tasks, plan, batch=self.bundle.manifest.batch)
-        exported.save(graphs, program=self.target.backend == "torch")
-        del exported
+        batch = self.bundle.manifest.batch
+        if self.target.backend == BOTH:  # its program has the backbone in it
+            export(self.backbone, self.tasks, plan, batch=batch).save(graphs)
+        else:
+            save_onnx(export_graph(self.backbone, self.tasks, plan, batch=batch), graphs / GRAPH)
+            for file in self.bundle.path.glob(f"{LONE_GRAPH}*"):  # and its weights, if they lie beside it
+                shutil.copy(file, graphs)
         gc.collect()  # graphs refer to themselves
 
     def _compiled(self, name: str, plan: Plan, graphs: Path) -> _Made:
@@ -312,7 +271,7 @@ class _Search:
         folder = self._folder() / "engine"
         folder.mkdir()
         try:
-            make_engine(graphs, folder, self.target, self.calibration)
+            make_engine(graphs, folder, self.target, self.calibration, self.bases.maker(self.bundle))
             check_engine(self.bundle, self.target, folder)
         except SubtuneError:
             shutil.rmtree(folder.parent)
@@ -328,16 +287,6 @@ class _Search:
         folder = self.place / str(self.count)
         folder.mkdir()
         return folder
-
-
-def _new(plans: Plans, best: Plan) -> dict[str, Plan]:
-    """Those whose steps are not those of another."""
-    found, seen = dict[str, Plan](), [best.steps]
-    for name, plan in plans.items():
-        if plan.steps not in seen:
-            seen.append(plan.steps)
-            found[name] = plan
-    return found
 
 
 def _taking(made: Path) -> Compile:

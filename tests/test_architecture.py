@@ -18,7 +18,7 @@ ORDER = (  # noqa: SIM905
     "cost_model calibrated stats pareto joint memory conditions measure loads streams calibration "
     "bias_correction hard_sigmoid quantization precision manifest bundle parity references runtime footprint bases "
     "results result_tables latency_model fitting predictor timing throughput proof compiling pack sources build "
-    "racing sensitivity precision_search plan_search archive signing triton graft ship run_folder sweep "
+    "racing sensitivity precision_search plan_ways plan_search archive signing triton graft ship run_folder sweep "
     "calibrating data executors tuning tradeoff choice breakdown report_words report_points report goal optimize "
     "demo_tables demo cli"
 ).split()

@@ -17,8 +17,9 @@ from tiny_networks import SIZE, backbone
 from tiny_prunable import prunable
 
 from subtune_deploy.backbone import Backbone
-from subtune_deploy.export import Exported, export
+from subtune_deploy.export import Exported, export, export_graph
 from subtune_deploy.grouped import groupable
+from subtune_deploy.onnx_file import save_onnx
 from subtune_deploy.plan import Plan, make_plan
 from subtune_deploy.tasks import Task, base_task, candidate_task, owners, standalone
 from subtune_deploy.tracing import example
@@ -183,6 +184,22 @@ def test_other_topologies_lowerings_and_batches(
     ]
     exported(network, tasks, batch, grouped=groupable(network, tasks) if grouped else ()).save(tmp_path)
     assert_answers(network, tasks, tmp_path / "graph.onnx", batch or 3)
+
+
+@pytest.mark.parametrize(
+    "topology, batch, grouped, merge",
+    [("chain", None, False, "never"), ("tokens", 1, True, "always"), ("normed", 2, False, "always")],
+)
+def test_the_graph_by_itself_is_the_same_file(
+    topology: str, batch: int | None, grouped: bool, merge: str, tmp_path: Path
+) -> None:
+    network = backbone(topology, blocks=3)
+    tasks = [candidate_task(network, name, (2,), seed=seed) for seed, name in enumerate(("birds", "signs"))]
+    units = groupable(network, tasks) if grouped else ()
+    plan = make_plan(network.topology, owners(tasks), merge=merge, grouped=units)
+    export(network, tasks, plan, batch=batch).save(tmp_path, program=False)
+    save_onnx(export_graph(network, tasks, plan, batch=batch), tmp_path / "alone.onnx")
+    assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "graph.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("model", ["swin", "convnext"])

@@ -1,47 +1,43 @@
-"""Plans that are searched: what there is to choose from, what is chosen, and that nothing but time changes."""
+"""Plans that are searched: what is run by turns, what is chosen, what is told of the others."""
 
 from __future__ import annotations
 
 import gc
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
-from tiny_cli import Ran, cli, write_calibration, write_network
 from tiny_factories import network as tiny
 from tiny_prunable import drawn
-from tiny_racing import time_by
+from tiny_racing import Favour, favouring, time_by
 from torch.export import ExportedProgram
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
 from subtune_deploy import compiling, plan_search
 from subtune_deploy.backbone import Backbone
+from subtune_deploy.backends import onnxruntime
 from subtune_deploy.backends.base import Engine, Target
 from subtune_deploy.build import BuildOptions, build
-from subtune_deploy.bundle import Bundle, Checked, engine_target, open_bundle
+from subtune_deploy.bundle import Bundle, Checked
+from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.errors import InputError, ModelError
-from subtune_deploy.export import export
+from subtune_deploy.export import export_graph
 from subtune_deploy.measure import Measurement, Protocol
 from subtune_deploy.plan import Plan
-from subtune_deploy.plan_search import Fastest, fastest_plan, ways_to_pack
+from subtune_deploy.plan_search import Fastest, fastest_plan
 from subtune_deploy.racing import Tried
-from subtune_deploy.runtime import load_engine
 from subtune_deploy.spec import Pruning
 from subtune_deploy.stats import Ratio
 from subtune_deploy.targets import load_target
 from subtune_deploy.tasks import Task, candidate_task
-from subtune_deploy.timing import time_bundle
 
 QUICK = Protocol(seconds=0.2)
 Made = tuple[Bundle, Backbone, list[Task]]
-Favour = Callable[..., list[tuple[str, ...]]]
 
 
 @pytest.fixture(scope="module")
@@ -60,56 +56,30 @@ def bundled(network: Backbone, out: Path, *forks: tuple[int, ...], **options: An
     return build(network, tasks, out, BuildOptions(**options)), network, tasks
 
 
-class Saved(NamedTuple):
-    """In the place of an export: its files."""
-
-    files: Path
-
-    def save(self, folder: Path, *, program: bool) -> None:
-        assert not program
-        shutil.copytree(self.files, folder, dirs_exist_ok=True)
-
-
 @pytest.fixture(scope="module")
-def export_once(middle: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def export_once(middle: Made) -> Callable[..., ir.Model]:
     """Most tests ask for the same plans of `middle`, and PyTorch's exporter takes seconds for each."""
-    known = dict[str, Saved]()
+    known = dict[str, ir.Model]()
 
-    def once(backbone: Backbone, tasks: Sequence[Task], plan: Plan, **how: Any) -> Any:
+    def once(backbone: Backbone, tasks: Sequence[Task], plan: Plan, **how: Any) -> ir.Model:
         if backbone is not middle[1] or tasks is not middle[2]:
-            return export(backbone, tasks, plan, **how)
+            return export_graph(backbone, tasks, plan, **how)
         name = json.dumps([plan.to_json(), how], sort_keys=True)
         if name not in known:
-            known[name] = Saved(tmp_path_factory.mktemp("exported"))
-            export(backbone, tasks, plan, **how).save(known[name].files, program=False)
+            known[name] = export_graph(backbone, tasks, plan, **how)
         return known[name]
 
     return once
 
 
 @pytest.fixture(autouse=True)
-def spared(export_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_search, "export", export_once)
+def spared(export_once: Callable[..., ir.Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_search, "export_graph", export_once)
 
 
 @pytest.fixture
 def favour(monkeypatch: pytest.MonkeyPatch) -> Favour:
-    """Sets how long plans seem to take, by name, 1 where not given, and tells which were run by turns."""
-    ran = list[tuple[str, ...]]()
-
-    def choose(spans: Mapping[str, float] | None = None) -> list[tuple[str, ...]]:
-        def measure(engines: Mapping[str, Engine], batches: Any, protocol: Protocol) -> Measurement:
-            for engine in engines.values():
-                assert engine.run(batches[0])
-            ran.append(tuple(engines))
-            return Measurement(
-                protocol, {name: ((spans or {}).get(name, 1.0),) * 24 for name in engines}, True
-            )
-
-        time_by(monkeypatch, measure)
-        return ran
-
-    return choose
+    return favouring(monkeypatch)
 
 
 def found(made: Made, **asked: Any) -> Fastest:
@@ -128,15 +98,6 @@ def test_packing_may_start_with_every_later_stage_or_nowhere(middle: Made, favou
     assert best.graphs is None
     assert {each.ratio for each in best.tried} == {Ratio(1.0, 1.0, 1.0)}
     assert "plan" not in best.facts
-
-
-def test_packing_that_starts_late_starts_where_there_is_something_to_multiply(middle: Made) -> None:
-    _, backbone, tasks = middle
-    macs = {node.name: node.macs for node in backbone.topology.nodes}
-    plans = ways_to_pack(backbone, tasks, Plan.from_json(middle[0].manifest.plan))
-    assert all(macs[name] for plan in plans.values() for name in plan.rejoins)
-    firsts = [plan.rejoins[:1] for plan in plans.values()]
-    assert len(set(firsts)) == len(firsts)  # each begins elsewhere, one nowhere
 
 
 def test_many_streams_may_be_packed_by_fewer(resnet: Backbone, favour: Favour, tmp_path: Path) -> None:
@@ -250,9 +211,9 @@ def test_a_plan_that_cannot_be_made_is_told_and_left_out(
     def failing(backbone: Backbone, tasks: Any, plan: Plan, **how: Any) -> Any:
         if plan.grouped == ("block1",):
             raise ModelError("no", "hint")
-        return export(backbone, tasks, plan, **how)
+        return export_graph(backbone, tasks, plan, **how)
 
-    monkeypatch.setattr(plan_search, "export", failing)
+    monkeypatch.setattr(plan_search, "export_graph", failing)
     best = found(middle, merge=False)
     assert best.tried[0] == Tried("grouped block1", "as exported", failed="no")
     assert len(best.tried) == 3
@@ -304,11 +265,33 @@ def test_where_memory_is_short_fewer_engines_run_by_turns(
     ]
 
 
+def test_the_backbone_alone_is_compiled_once_for_all_plans(
+    middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No plan changes it. What is tried is checked against it all the same, and what is kept has it."""
+    favour({"grouped block1": 0.5})
+    real, roles = onnxruntime.compile, list[str]()
+
+    def record(source: Path, folder: Path, role: str, *others: Any) -> None:
+        roles.append(role)
+        real(source, folder, role, *others)
+
+    monkeypatch.setattr(onnxruntime, "compile", record)
+    with fastest_plan(*middle, load_target("cpu"), protocol=QUICK, merge=False) as best:
+        assert roles == ["graph", "base", "graph", "graph", "graph"]
+        graphs, bundle = best.graphs, middle[0].path
+        assert graphs
+        assert (graphs / "base.onnx").read_bytes() == (bundle / "base.onnx").read_bytes()
+        own = compile_bundle(middle[0], best.target, **best.own)
+    assert len(roles) == 5  # what was compiled already is taken
+    assert (own.path / "cpu" / "base.onnx").is_file()
+
+
 def test_no_graph_stays_in_memory_while_its_engine_is_made(
     middle: Made, favour: Favour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     favour()
-    monkeypatch.setattr(plan_search, "export", export)
+    monkeypatch.setattr(plan_search, "export_graph", export_graph)
     real, held = plan_search.make_engine, list[int]()
 
     def make(*of: Any) -> None:
@@ -382,12 +365,6 @@ def test_where_no_setting_is_faster_the_recipe_stays(middle: Made, favour: Favou
     assert len(ran) == 2  # threads, and how they share the work
 
 
-def test_a_backend_without_settings_has_none_to_choose(place: Path, favour: Favour) -> None:
-    ran = favour()
-    asked = compiled(place, "--settings", "auto", target="torch-cpu")
-    assert (asked.status, ran) == (0, []), asked.err
-
-
 def test_a_plan_is_searched_for_the_batch_that_it_is_for(
     middle: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,134 +384,3 @@ def test_a_plan_is_searched_for_the_batch_that_it_is_for(
     assert set(sizes) == {1, 8}
     with pytest.raises(InputError, match="takes batches of 1, not 8"):
         found(middle, pictures=8)
-
-
-# Through compile, into the bundle
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plan_search")
-    write_network(folder)
-    network = ("--model", f"{folder}/net.py:Net", "--weights", folder / "base.pt")
-    ran = cli("export", *network, "--layers", "2-3", "--tasks", 2, "-o", folder / "bundle")
-    assert ran.status == 0, ran.err
-    return folder
-
-
-def compiled(place: Path, *asked: object, target: str = "cpu") -> Ran:
-    return cli("compile", place / "bundle", "--target", target, "--model", f"{place}/net.py:Net", *asked)
-
-
-def test_the_engine_keeps_its_own_graph_and_what_it_was_held_against(
-    place: Path, favour: Favour, tmp_path: Path
-) -> None:
-    favour({"grouped block2, block3": 0.5})
-    ran = compiled(place, "--merge", "auto", "--lowering", "auto")
-    assert ran.status == 0, ran.err
-    assert "plan: grouped block2, block3" in ran.out
-    bundle = open_bundle(place / "bundle")
-    facts = bundle.manifest.engines["cpu"].facts
-    assert facts["plan"]["grouped"] == ["block2", "block3"]
-    assert {each["name"] for each in facts["searched"]} >= {"not merged", "grouped block2"}
-    own = onnx.load(place / "bundle" / "cpu" / "source" / "graph.onnx")
-    assert any(each.name == "group" and each.i > 1 for node in own.graph.node for each in node.attribute)
-    result = time_bundle(bundle, "cpu", QUICK)
-    assert (result.merge, result.grouped) == ("always", ("block2", "block3"))
-    assert cli("verify", place / "bundle", "--deep").status == 0
-    batch = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    searched = load_engine(bundle, "cpu").run(batch)
-    shipped = tmp_path / "shipped.tar"
-    assert cli("ship", place / "bundle", "--as", "tar", "-o", shipped).status == 0
-    assert compiled(place).status == 0  # as exported again
-    bundle = open_bundle(place / "bundle")
-    assert not bundle.manifest.engines["cpu"].facts.keys() & {"plan", "searched"}
-    assert not (place / "bundle" / "cpu" / "source").exists()
-    for name, answer in load_engine(bundle, "cpu").run(batch).items():
-        np.testing.assert_allclose(searched[name], answer, rtol=1e-4, atol=1e-5)
-
-
-def test_the_engine_keeps_for_which_batch_it_was_searched(place: Path, favour: Favour) -> None:
-    favour({"not merged": 0.5})
-    network = ("--model", f"{place}/net.py:Net", "--weights", place / "base.pt")
-    bundle = place / "dynamic"
-    assert cli("export", *network, "--layers", "2", "--batch", "dynamic", "-o", bundle).status == 0
-    ran = cli("compile", bundle, "--model", f"{place}/net.py:Net", "--merge", "auto", "--for-batch", 4)
-    assert ran.status == 0, ran.err
-    facts = open_bundle(bundle).manifest.engines["cpu"].facts
-    assert (facts["pictures"], facts["plan"]["merge"]) == (4, "never")
-
-
-@pytest.mark.parametrize("target", ["cpu", "openvino-cpu"])
-def test_the_engine_keeps_the_settings_that_were_fastest(
-    place: Path, favour: Favour, two_cores: None, target: str
-) -> None:
-    favour({"1 thread": 0.5})
-    ran = cli("compile", place / "bundle", "--target", target, "--settings", "auto")  # no network is needed
-    assert ran.status == 0, ran.err
-    assert "settings: threads 1" in ran.out
-    bundle = open_bundle(place / "bundle")
-    assert engine_target(bundle, target).threads == 1
-    assert load_engine(bundle, target).threads == 1
-    assert time_bundle(bundle, target, QUICK).options == engine_target(bundle, target).options
-    assert {each["name"] for each in bundle.manifest.engines[target].facts["searched"]} >= {"1 thread"}
-    assert cli("verify", place / "bundle").status == 0
-    assert compiled(place, target=target).status == 0
-    assert engine_target(open_bundle(place / "bundle"), target).threads == 0
-
-
-def test_a_calibration_spares_what_it_predicts_to_be_slow(
-    place: Path, favour: Favour, tmp_path: Path
-) -> None:
-    """Of a device that pays for weights what it pays for blocks, and nothing for streams; then of the reverse."""
-    dear, cheap = (write_calibration(place, tmp_path / f"{fixed}.json", fixed) for fixed in (0.2, 0.0))
-    ran = favour()
-    assert compiled(place, "--merge", "auto", "--calibration", dear).status == 0
-    assert ran == []
-    (spared,) = open_bundle(place / "bundle").manifest.engines["cpu"].facts["searched"]
-    assert (spared["name"], spared["failed"].split(" to take ")[0]) == (
-        "not merged",
-        "not compiled: predicted",
-    )
-    told = compiled(place, "--merge", "auto", "--calibration", cheap)
-    assert (told.status, ran) == (0, [("as exported", "not merged")]), told.err
-
-
-def test_the_torch_backend_keeps_the_program_too(place: Path, favour: Favour) -> None:
-    favour({"not merged": 0.5})
-    ran = compiled(place, "--merge", "auto", target="torch-cpu")
-    assert ran.status == 0, ran.err
-    assert "plan: not merged" in ran.out
-    assert cli("verify", place / "bundle").status == 0
-
-
-def test_measured_for_real_it_is_never_taken_unless_shown_to_be_faster(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan_search.fastest_plan.__wrapped__, "__kwdefaults__", {
-        **plan_search.fastest_plan.__wrapped__.__kwdefaults__, "protocol": QUICK,
-    })  # fmt: skip
-    ran = compiled(place, "--merge", "auto")
-    assert ran.status == 0, ran.err
-    facts = open_bundle(place / "bundle").manifest.engines["cpu"].facts
-    shown = [each for each in facts["searched"] if each["ratio"] and each["ratio"]["high"] < 1]
-    assert ("plan" in facts) <= bool(shown)
-    assert facts["searched"][0]["against"] == "as exported"
-
-
-def test_bad_input_is_one_line(place: Path, tmp_path: Path) -> None:
-    found = write_calibration(place, tmp_path / "found.json", 0.1)
-    searched = ("--model", f"{place}/net.py:Net", "--merge", "auto", "--calibration", found)
-    for arguments, says in {
-        ("--target", "cpu", "--merge", "auto"): "which is not run unasked",
-        ("--target", "cpu", "--merge", "fast"): "'fast' is not one of",
-        ("--target", "cpu", "--for-batch", 8): "--for-batch goes with a search",
-        ("--target", "cpu", "--settings", "auto", "--for-batch", 8): "takes batches of 1, not 8",
-        ("--target", "cpu", "--calibration", found): "--calibration goes with --merge auto",
-        ("--target", "openvino-cpu", *searched): "was measured on cpu, with another recipe than openvino-cpu",
-        ("--target", "cpu", "--target", "torch-cpu", *searched): "with another recipe than torch-cpu",
-        ("--target", "cpu", *searched, "--for-batch", 8): "takes batches of 1, not 8",
-    }.items():
-        ran = cli("compile", place / "bundle", *arguments)
-        assert (ran.status, ran.out) == (2, ""), ran.err
-        assert says in ran.err
