@@ -8,7 +8,7 @@ ship(bundle, "pack", "birds.pack", task="birds")                   a task's own 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,11 +34,13 @@ def ship(
     task: str | None = None,
     targets: Sequence[str] = (),
     key: Path | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Path:
     """Write what `kind` asks for to `out`; where it was written.
 
     `targets`: engines, for a tar (default: all) and for Triton (one). `task`: for a pack. `key`: signs a tar.
-    What is shipped is verified first. Raises InputError, BundleError, TaskError, Unavailable.
+    `say` hears what the receiver does not check. What is shipped is verified first. Raises InputError, BundleError,
+    TaskError, Unavailable.
     """
     _check_options(kind, task, targets, key)
     bundle, out = open_bundle(bundle_path), Path(out)
@@ -48,7 +50,7 @@ def ship(
         assert task is not None
         return write_pack(bundle, task, out)
     if kind == "triton":
-        return write_repository(bundle, _one(bundle, targets), out)
+        return write_repository(bundle, _one(bundle, targets), out, say)
     return _ship_tar(bundle, out, _chosen(bundle, targets), key)
 
 

@@ -24,6 +24,7 @@ from subtune_deploy.parity import relative_errors
 from subtune_deploy.precision import converted, int8_form
 from subtune_deploy.quantization import SIGNED
 from subtune_deploy.runtime import Bundle, load_engine
+from subtune_deploy.ship import ship
 from subtune_deploy.targets import load_target
 
 INT8 = {"onnxruntime": "cpu-int8", "openvino": "openvino-cpu-int8"}
@@ -183,6 +184,16 @@ def test_8_bits_are_refused_where_they_would_answer_wrongly(
     assert "weight_bits = 7" in (caught.value.hint or "")
     bundle = add_engine(bundle, replace(target, weight_bits=7), calibration=pictures(4))
     assert Bundle.open(bundle.path).run(pictures(1))
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_a_server_that_loads_engines_unasked_is_warned_of(tmp_path: Path, target: Target, bits: int) -> None:
+    bundle = add_engine(
+        make_bundle(tmp_path / "b"), replace(target, weight_bits=bits), calibration=pictures(4)
+    )
+    said = list[str]()
+    ship(bundle.path, "triton", tmp_path / "models", targets=[target.name], say=said.append)
+    assert [line.split(":")[1].strip() for line in said] == (["weights have 8 bits"] if bits == 8 else [])
 
 
 def test_what_runs_elsewhere_is_not_asked_what_this_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,10 +76,14 @@ def provider(target: Target) -> str:
     return str(target.options.get("provider", "cpu"))
 
 
+def eight_bits_on_cpu(target: Target) -> bool:
+    """Whether an engine's answers hang on the CPU: x86 must have VNNI to multiply by weights of 8 bits."""
+    return target.precision == "int8" and target.weight_bits == 8 and provider(target) == "cpu"
+
+
 def check_weight_bits(target: Target) -> None:
     """Raise Unavailable where this CPU, asked to multiply by weights of 8 bits, would answer wrongly."""
-    eight = target.precision == "int8" and target.weight_bits == 8 and provider(target) == "cpu"
-    if eight and not multiplies_int8_exactly():
+    if eight_bits_on_cpu(target) and not multiplies_int8_exactly():
         raise Unavailable(
             f"target {target.name}: this CPU has no VNNI, without which products with 8-bit weights overflow",
             "compile it on this machine, with weight_bits = 7 or none in its recipe",

@@ -37,12 +37,9 @@ def ship(
     ec -in key.pem -pubout -out key.pub.
     """
     from ..ship import ship as write
-    from ..triton import has_schema
 
     with status(f"writing {out}"):
-        written = write(folder, kind, out, task=task, targets=targets, key=key)
-    if kind == "triton" and not has_schema():
-        messages.print("not checked against Triton's schema: pip install 'subtune-deploy[triton]'")
+        written = write(folder, kind, out, task=task, targets=targets, key=key, say=messages.print)
     click.echo(f"{kind}: {written}, {_bytes(written):,} bytes{', signed' if key else ''}")
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from ..backends.base import Target, provider
+from ..backends.base import Target, eight_bits_on_cpu, provider
 from ..bundle import SOURCE, Bundle, engine_target
 from ..errors import BundleError, did_you_mean
 from ..staging import staged
@@ -24,20 +25,26 @@ from .check import check_model, check_repository, has_schema
 from .config import CONFIG, PLATFORMS, VERSION, Config, Platform, Signature, to_text, without_batch
 from .models import read_signature
 
-__all__ = ["check_repository", "has_schema", "write_repository"]
+__all__ = ["check_repository", "write_repository"]
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 """Of ONNX Runtime, those that Triton's backend can be told to use."""
+EIGHT_BITS = (
+    "warning: weights have 8 bits: a server whose x86 CPU has no VNNI would answer wrongly, and Triton does not ask; "
+    "for such a one compile with weight_bits = 7"
+)
 MAX_BATCH = 16
 """Largest batch of a dynamic graph whose recipe states no profile, as for TensorRT's own default."""
 
 
-def write_repository(bundle: Bundle, target_name: str, out: Path) -> Path:
+def write_repository(
+    bundle: Bundle, target_name: str, out: Path, say: Callable[[str], object] = lambda line: None
+) -> Path:
     """Write the engine of a target as model `<bundle's name>_<target>` into the repository `out`; its folder.
 
     A model of that name is replaced, others in `out` stay. Where Triton's schema is installed, the model is
-    checked as by `check_repository` before it is there. Raises BundleError (no such engine, altered, none that
-    Triton runs), Unavailable (the library that reads the engine).
+    checked as by `check_repository` before it is there. `say` hears what is not checked, here or by Triton. Raises
+    BundleError (no such engine, altered, none that Triton runs), Unavailable (the library that reads the engine).
     """
     target = _checked_target(bundle, target_name)
     platform = _platform(target)
@@ -51,6 +58,10 @@ def write_repository(bundle: Bundle, target_name: str, out: Path) -> Path:
         (folder / CONFIG).write_text(to_text(config), encoding="utf-8")
         if has_schema():
             check_model(folder, name, graph)
+        else:
+            say("not checked against Triton's schema: pip install 'subtune-deploy[triton]'")
+    if eight_bits_on_cpu(target):
+        say(EIGHT_BITS)
     return out / name
 
 
