@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle, not_a_bundles, open_bundle
 from .errors import BundleError, SubtuneError
 from .manifest import LARGEST, MANIFEST, SIGNATURE
 from .staging import staged
@@ -67,7 +67,11 @@ def unpack(archive: Path, out: Path, *, limit: int = LIMIT, check: Check | None 
     The folder appears when all is well, or not at all; an older bundle of that name is replaced. Nothing is
     written outside it. `check` sees it first. Raises BundleError, and what `check` raises.
     """
-    with _opened(archive, limit, out) as stream, staged(out) as folder, _told_of(archive, folder):
+    with (
+        _opened(archive, limit, out) as stream,
+        staged(out, not_a_bundles) as folder,
+        _told_of(archive, folder),
+    ):
         _extract(stream, folder, MANIFEST)
         bundle = open_bundle(folder)
         names = sorted(bundle.manifest.files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any, Literal
 from torch.export import ExportedProgram
 
 from .backbone import Backbone
-from .bundle import Bundle, seal
+from .bundle import Bundle, not_a_bundles, seal
 from .checkpoint import fingerprint
 from .compiling import check_graph
 from .errors import InputError, TaskError
 from .export import export, save_program
 from .grouped import groupable
-from .manifest import Manifest, TaskEntry
+from .manifest import LARGEST_BATCH, Manifest, TaskEntry
 from .parity import References
 from .plan import Merge, Plan, make_plan
 from .references import compute_references
@@ -45,6 +46,8 @@ class BuildOptions:
     lowering: Literal["auto", "branch", "grouped"] = "auto"
 
     def __post_init__(self) -> None:
+        if self.batch is not None and not 1 <= self.batch <= LARGEST_BATCH:
+            raise InputError(f"a batch of {self.batch} is none", f"give 1 to {LARGEST_BATCH:,}, or dynamic")
         if self.lowering == "grouped" and self.batch is None:  # torch.vmap makes a constant of the batch size
             raise InputError(
                 "grouped lowering does not take a dynamic batch", "give --batch 1, or --lowering branch"
@@ -79,7 +82,7 @@ def build(
     for task, stream in plan.outputs:
         if task != stream:
             raise TaskError(f"task {task} equals {stream} in every weight", f"give {stream} alone")
-    with staged(out) as folder:
+    with staged(out, not_a_bundles) as folder:
         say("the stand-alone models answer")
         compute_references(backbone, tasks, pictures, like=like).save(folder)
         say("exporting")
@@ -186,6 +189,6 @@ def parse_batch(text: str) -> int | None:
     """`"dynamic"` -> None, `"4"` -> 4. Raises InputError."""
     if text == "dynamic":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise InputError(f"batch {text!r} is not a size", "give --batch 1, another whole number, or dynamic")
     return int(text)

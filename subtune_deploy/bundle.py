@@ -29,7 +29,7 @@ from .manifest import (
 )
 from .precision import carried, converted, int8_form, weight_bits
 from .records import to_plain, to_record
-from .staging import replaced_file, staged, told_as
+from .staging import PREFIX, remove_abandoned, replaced_file, staged, told_as, without
 from .targets import check_target
 
 NAMED = 10
@@ -95,6 +95,17 @@ def open_bundle(path: Path | str) -> Bundle:
     return Bundle(path, read_manifest(path / MANIFEST))
 
 
+def not_a_bundles(folder: Path) -> str:
+    """What in `folder` no bundle's manifest accounts for, in words: a folder with such is not replaced."""
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return f"no {MANIFEST} of a bundle"
+    if not (isinstance(document, dict) and {"schema", "sha256", "files"} <= document.keys()):
+        return f"{MANIFEST} is no bundle's"
+    return _listed(sorted(_files(folder) - set(document["files"])))
+
+
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest into `folder`, with the hash of every file that lies there now."""
     complete = replace(manifest, files=_hashes(folder, ""))
@@ -124,12 +135,12 @@ def held(folder: Path) -> Iterator[None]:
 
 def _lock(folder: Path) -> Path:
     """A file of the user's that stands for the bundle, which itself holds nothing but what its manifest names."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "subtune-deploy", "locks")
     try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "subtune-deploy", "locks")
         place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # also where there is no home
         raise BundleError(
-            f"{place} cannot be made: {error.strerror}", "set XDG_CACHE_HOME to a folder of your own"
+            f"no folder for locks can be made: {error}", "set XDG_CACHE_HOME to a folder of your own"
         ) from error
     return place / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.lock"
 
@@ -159,7 +170,7 @@ def add_engine(
     with (
         ExitStack() as last,
         replaced_file(bundle.path / MANIFEST) as pending,
-        staged(bundle.path / target.name, replace_kind=RECIPE) as folder,
+        staged(bundle.path / target.name, without(RECIPE)) as folder,
     ):
         source = compiler_source(graphs or bundle.path, folder, target, calibration)
         if source == graphs:
@@ -170,6 +181,7 @@ def add_engine(
         (folder / RECIPE).write_text(json.dumps(_recipe(target), indent=1) + "\n", encoding="utf-8")
         checked = check(folder)
         last.enter_context(held(bundle.path))  # until folder and manifest have their names
+        remove_abandoned(bundle.path)
         current = read_manifest(bundle.path / MANIFEST)  # it may have changed while we compiled
         checked = replace(checked, facts={**checked.facts, **(facts or {})})
         manifest = _with_engine(current, target, backend, _hashes(folder, f"{target.name}/"), checked)
@@ -249,9 +261,14 @@ def _of_others(
 
 
 def _files(root: Path) -> set[str]:
-    """Every file below `root` but manifest and signature, as relative paths; BundleError for a link."""
+    """Every file below `root` but manifest, signature and what is being made, as relative paths; BundleError for a
+    link."""
     found: set[str] = set()
     for folder, folders, names in os.walk(root):
+        if folder == str(root):
+            folders[:], names[:] = (
+                [each for each in some if not each.startswith(PREFIX)] for some in (folders, names)
+            )
         for name in (*folders, *names):
             path = Path(folder, name)
             if path.is_symlink():

@@ -13,6 +13,7 @@ from .backends.base import Batch
 from .errors import InputError
 from .pictures import load_picture
 from .spec import INPUT, InputSpec
+from .tensorfile import DAMAGED_ARRAYS
 
 LIMIT = 256
 """Inputs that are taken at most; of more, every so-manieth."""
@@ -89,7 +90,7 @@ def _array(path: Path, subject: str) -> npt.NDArray[Any]:
             if path.suffix.lower() == ".npz"
             else np.lib.format.open_memmap(path, mode="r")
         )
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(f"{subject} cannot be read: {error}", GIVE) from error
     return array
 

@@ -27,6 +27,8 @@ from .errors import CheckFailed, InputError, SubtuneError, did_you_mean
 from .manifest import RECIPE
 from .runtime import engine_files, load_engine
 
+MAIN = f"import sys; sys.path.remove(''); from {__name__} import main; main(sys.argv[1:])"
+"""Of that process, with nothing from the folder where it runs: there may be a file that is called as a library is."""
 RUNS = 3
 """The first run allocates what later runs use again; some libraries settle only after the second."""
 SECONDS = 300
@@ -60,7 +62,7 @@ def footprint(bundle: Path, target: str, role: str) -> Footprint:
     """
     if role not in ROLES:
         raise InputError(f"role {role!r} is unknown", did_you_mean(role, ROLES))
-    command = [sys.executable, "-m", "subtune_deploy.footprint", str(bundle), target, role]
+    command = [sys.executable, "-c", MAIN, str(bundle), target, role]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False

@@ -23,7 +23,7 @@ from .backbone import Backbone
 from .backends import get_backend
 from .backends.base import Batch, Progress, Target
 from .build import BuildOptions, Say, build, plan_for
-from .bundle import SOURCE, Bundle, Compile, engine_target, held, open_bundle
+from .bundle import SOURCE, Bundle, Compile, engine_target, held, not_a_bundles, open_bundle
 from .compiling import compile_bundle
 from .errors import (
     BundleError,
@@ -34,7 +34,7 @@ from .errors import (
     Unavailable,
     did_you_mean,
 )
-from .manifest import SIGNATURE
+from .manifest import SIGN_AGAIN, SIGNATURE
 from .pack import Pack, read_pack, refittable, stored_weights
 from .parity import TOLERANCES, References, relative_errors, run_all
 from .plan import Plan, Step
@@ -81,7 +81,7 @@ def graft(
     backbone, tasks = read_sources(bundle, model)
     task = unpacked(backbone, pack, name)
     say(f"task {task.name}: tuned blocks {format_layers(tuned_blocks(backbone, task))}, {_told(task, tasks)}")
-    with ExitStack() as last, staged(final) as folder:
+    with ExitStack() as last, staged(final, not_a_bundles) as folder:
         options, together = _options(bundle), _with(tasks, task)
         apart = _apart(bundle, backbone, together, task.name, options)
         like = References.load(bundle.path)
@@ -96,7 +96,7 @@ def graft(
             if open_bundle(final).manifest != bundle.manifest:
                 raise BundleError(f"{final} was changed by someone else meanwhile", "graft again")
     if signed:
-        say("the old signature does not hold for the new bundle: sign it again")
+        say(SIGN_AGAIN)
     return open_bundle(final)
 
 

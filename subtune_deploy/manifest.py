@@ -19,6 +19,7 @@ from .targets import NAME
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
 """Beside the manifest, in a signed bundle."""
+SIGN_AGAIN = "the old signature does not hold for the new bundle: sign it again"
 RECIPE = "target.json"
 """In an engine's folder: the target it was compiled for."""
 SCHEMA = 3
@@ -86,8 +87,14 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The text of manifest.json."""
-    return sealed({"schema": SCHEMA, **to_plain(manifest)})
+    """The text of manifest.json. Raises BundleError for more than is read."""
+    text = sealed({"schema": SCHEMA, **to_plain(manifest)})
+    if len(text) > LARGEST:  # JSON is of ASCII letters here
+        raise BundleError(
+            f"the manifest would have {len(text) >> 20} MiB, of which {LARGEST >> 20} are read",
+            "measure for a shorter time, or with --json or sweep, whose results lie elsewhere",
+        )
+    return text
 
 
 def sealed(document: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from .backends.base import Batch, Bounded, Engine
 from .errors import BundleError, ParityError
 from .spec import BASE
+from .tensorfile import DAMAGED_ARRAYS
 
 FILE = "references.npz"
 
@@ -27,8 +28,8 @@ Answers: TypeAlias = Mapping[str, npt.NDArray[Any]]
 By: TypeAlias = Literal["engine", "parsed network"]
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "fp16 sums": 1e-1, "bf16": 1e-1, "int8": 0.35}
-"""Largest relative error: max |answer - reference| / max |reference|, over the classes of a picture; by how numbers are
-multiplied and added, see `arithmetic`. TF32 keeps ten bits of a fraction, as fp16 does."""
+"""Largest relative error, see `relative_errors`; by how numbers are multiplied and added, see `arithmetic`. TF32 keeps
+ten bits of a fraction, as fp16 does."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,7 @@ class References:
             arrays = _arrays(folder / FILE)
             answers = {n.removeprefix("answers/"): a for n, a in arrays.items() if n.startswith("answers/")}
             found = cls(arrays["inputs"], tuple(map(str, arrays["kinds"])), answers)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            MemoryError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-        ) as error:
+        except DAMAGED_ARRAYS as error:
             raise BundleError(
                 f"{folder / FILE} cannot be read: {error}", "export the bundle again"
             ) from error
@@ -174,9 +167,13 @@ def run_all(engine: Engine, inputs: Batch, batch: int | None) -> dict[str, npt.N
 
 
 def relative_errors(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(n,) from two (n, classes): max |got - expected| / max |expected|, NaN where either is not finite."""
+    """(n,) from two (n, classes): max |got - expected| / max |expected| over the classes; NaN for what is not finite.
+
+    Of one class the largest |expected| of all n is taken: where its answer changes sign, it is near zero.
+    """
     difference = np.abs(got.astype(np.float64) - expected).reshape(len(expected), -1).max(axis=1)
-    return np.asarray(difference / np.abs(expected.astype(np.float64)).reshape(len(expected), -1).max(axis=1))
+    sizes = np.abs(expected.astype(np.float64)).reshape(len(expected), -1)
+    return np.asarray(difference / (sizes.max(axis=1) if sizes.shape[1] > 1 else sizes.max()))
 
 
 def compare(

@@ -21,6 +21,8 @@ from .stats import Ratio
 COMPARISON = Protocol(seconds=10.0, precision=0.005)
 """Of several by turns, and of the winner and the one to beat alone."""
 
+ONE_LOAD = "not shown over several loads: to load takes longer than"
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -75,8 +77,11 @@ def race(
     if not shown:
         return best, tried
     winner = min(shown, key=lambda name: ratios[name].value)
-    again = course.over_loads((best, winner)).ratio(winner)
-    return (winner if again.high < 1 else best), [*tried, Tried(winner, best, again)]
+    again = course.over_loads((best, winner))
+    if not again.loads:
+        return best, [*tried, Tried(winner, best, failed=f"{ONE_LOAD} {course.protocol.seconds:g} s")]
+    ratio = again.ratio(winner)
+    return (winner if ratio.high < 1 else best), [*tried, Tried(winner, best, ratio)]
 
 
 def batch_size(bundle: Bundle, pictures: int | None) -> int:

@@ -8,7 +8,6 @@ at a time; one way of measuring or training; what else must not be mixed, the de
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from .lines import drop_torn_line
 from .manifest import MANIFEST
 from .records import to_record
 from .results import LINES
-from .staging import PREFIX, replaced_file
+from .staging import PREFIX, remove, replaced_file
 
 RUN, CACHE, KEPT, LOCK = "run.json", "cache", "bundles", "lock"
 SCHEMA = 1
@@ -89,10 +88,7 @@ def _check_kind(run: Path) -> None:
 def _tidy(run: Path) -> None:
     """Remove what a killed process had not given its final name yet."""
     for leftover in [path for place in ("", "*/", "*/*/") for path in run.glob(f"{place}{PREFIX}*")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        remove(leftover)
 
 
 def _describe(path: Path, now: Mapping[str, Any]) -> None:

@@ -6,35 +6,45 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import BundleError, SubtuneError
 
 PREFIX = ".subtune-tmp-"
+"""How names begin of what is not complete yet; the number of the process that makes it follows."""
+
+Foreign = Callable[[Path], str]
+"""Given a folder that is in the way: what in it is not ours to remove, in words; "" for nothing."""
+
+
+def without(kind: str) -> Foreign:
+    """All of a folder, unless it holds the file `kind`, which only ours do."""
+    return lambda folder: "" if (folder / kind).is_file() else f"no {kind}"
+
 
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def staged(path: Path, *, replace_kind: str = "manifest.json") -> Iterator[Path]:
+def staged(path: Path, foreign: Foreign = lambda folder: "something") -> Iterator[Path]:
     """A temporary folder beside `path`, which takes that name when the block ends well.
 
-    An existing folder is replaced only if it is empty or holds the file `replace_kind`, which shows that
-    it is of the same kind; it stays as it is until the new one is complete. On any failure, interruption too,
-    nothing new is left. Raises BundleError for anything in the way, a full disk, or missing rights.
+    An existing folder is replaced only if it is empty or has nothing that is `foreign`; it stays as it is until the
+    new one is complete. On any failure, interruption too, nothing new is left. Raises BundleError for anything in the
+    way, a full disk, or missing rights.
     """
     final = Path(path).resolve()
-    _check_free(final, replace_kind)
+    _check_free(final, foreign)
     made = _missing_parents(final)
     temporary = _temporary(final)
     try:
         with told_as(temporary, final), _write_errors(final):
             _make(temporary, final)
             yield temporary
-            _check_free(final, replace_kind)
+            _check_free(final, foreign)
             _exchange(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -61,6 +71,8 @@ def checked_place(path: Path) -> Path:
     if final.is_dir() or not final.parent.is_dir():
         what = "is a folder" if final.is_dir() else "lies in no existing folder"
         raise BundleError(f"{final} {what}, a file is to be written there", "choose another place")
+    if not os.access(final.parent, os.W_OK):
+        raise _explained(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), final)
     return final
 
 
@@ -81,6 +93,32 @@ def _temporary(final: Path) -> Path:
     return final.parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def remove_abandoned(folder: Path) -> None:
+    """What processes of this machine that were killed had not given its final name in `folder` yet."""
+    if os.name != "posix":  # elsewhere to ask for a process may end it
+        return
+    for path in folder.glob(f"{PREFIX}*"):
+        number = path.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdecimal() and not _lives(int(number)):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """A folder or a file, as far as that can be done."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # it may be somebody else's
+    return True
+
+
 def _make(temporary: Path, final: Path) -> None:
     try:
         temporary.mkdir(parents=True)
@@ -88,17 +126,18 @@ def _make(temporary: Path, final: Path) -> None:
         raise _explained(error, final) from error
 
 
-def _check_free(final: Path, kind: str) -> None:
+def _check_free(final: Path, foreign: Foreign) -> None:
     hint = "choose another folder, or move what is there out of the way"
     try:
         if not final.exists():
             return
         if not final.is_dir():
             raise BundleError(f"{final} is a file, a folder is to be written there", hint)
-        if not (final / kind).is_file() and any(final.iterdir()):
-            raise BundleError(f"folder {final} holds other things (no {kind}), it is not replaced", hint)
+        told = foreign(final) if any(final.iterdir()) else ""
     except OSError as error:
         raise _explained(error, final) from error
+    if told:
+        raise BundleError(f"folder {final} holds other things ({told}), it is not replaced", hint)
 
 
 def _exchange(temporary: Path, final: Path) -> None:

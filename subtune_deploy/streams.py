@@ -25,6 +25,7 @@ from itertools import cycle
 from threading import Event
 
 from .backends.base import Batch, Engine
+from .errors import InputError
 from .loads import FEW, only_what_is_new_collected
 from .measure import FEWEST, LOADS, Clock, Progress, no_garbage_collection, order
 from .stats import Interval, Ratio, median, median_over_loads, ratio_over_loads
@@ -101,8 +102,11 @@ def measure_streams(
     """Run what `load` gives by turns, all streams of an engine at once, each on its own `batches` in turn.
 
     `seconds` are shared by so many loads; each has at least two rounds, and each window two calls of every stream.
-    What takes longer to load than that is loaded once. Raises what loads and engines do, when all streams have stopped.
+    What takes longer to load than that is loaded once. Raises InputError (no such time), and what loads and engines do,
+    when all streams have stopped.
     """
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"the time to measure is {seconds} s", "give a positive number of seconds")
     stage, rounds, start = _Stage(batches, clock), list[int](), clock()
     with only_what_is_new_collected(), no_garbage_collection(), stage.threads:
         crowd = load()

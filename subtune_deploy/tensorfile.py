@@ -11,6 +11,9 @@ import hashlib
 import json
 import math
 import os
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,12 @@ from typing import Any
 
 from .errors import CheckpointError, InputError
 from .records import to_record
+
+DAMAGED_ARRAYS: tuple[type[Exception], ...] = (
+    OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError,
+)  # fmt: skip
+"""What NumPy and the libraries below it raise on .npy and .npz files that lie about themselves."""
 
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,

@@ -97,9 +97,12 @@ def test_a_bundle_survives_the_journey(bundle: Bundle, data: bytes, tmp_path: Pa
 def test_an_older_bundle_is_replaced_and_other_things_are_not(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "good.tar").write_bytes(data)
     unpack(tmp_path / "good.tar", tmp_path / "there")
-    (tmp_path / "there" / "stale.bin").write_text("old")
-    unpack(tmp_path / "good.tar", tmp_path / "there")
-    assert not (tmp_path / "there" / "stale.bin").exists()
+    (tmp_path / "there" / "graph.onnx").write_text("damaged")
+    unpack(tmp_path / "good.tar", tmp_path / "there").verify_hashes()
+    (tmp_path / "there" / "birds.pt").write_text("mine")
+    with pytest.raises(BundleError, match=r"holds other things \(birds\.pt\)"):
+        unpack(tmp_path / "good.tar", tmp_path / "there")
+    assert (tmp_path / "there" / "birds.pt").read_text() == "mine"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(BundleError, match="holds other things"):

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import resource
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_bundle import TARGETS, make_bundle, manifest, write_graphs, write_program
+from tiny_bundle import TARGETS, make_bundle, manifest, tree, write_graphs, write_program
 
 from subtune_deploy import bundle as bundle_module
 from subtune_deploy.backends.base import Target
@@ -30,7 +25,6 @@ from subtune_deploy.bundle import (
     seal,
 )
 from subtune_deploy.errors import BundleError, ParityError, TargetError, Unavailable
-from subtune_deploy.staging import replaced_file, staged
 
 CPU = TARGETS["onnxruntime"]
 
@@ -38,10 +32,6 @@ CPU = TARGETS["onnxruntime"]
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return make_bundle(tmp_path / "bundle")
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def write_and_raise(path: Path, failure: BaseException) -> None:
@@ -288,8 +278,19 @@ def test_where_no_lock_can_be_made_nothing_is_compiled(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(BundleError, match=r"locks cannot be made"):
+    with pytest.raises(BundleError, match=r"no folder for locks can be made"):
         add_engine(bundle, CPU)
+
+
+def test_without_a_home_no_lock_can_be_made(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # as pathlib does
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(BundleError, match="Could not determine home directory") as caught:
+        add_engine(bundle, CPU)
+    assert "XDG_CACHE_HOME" in caught.value.hint
 
 
 def test_a_refused_engine_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
@@ -346,143 +347,6 @@ def test_a_recipe_in_the_bundle_that_is_malformed_is_refused(bundle: Bundle) -> 
         engine_target(bundle, "cpu")
 
 
-# staging
-
-
-def test_a_staged_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
-    final = tmp_path / "new" / "deep" / "bundle"
-    with staged(final) as folder:
-        assert not final.exists()
-        assert folder.parent == final.parent  # one disk, so that a rename is enough
-        assert folder.name.startswith(".subtune-tmp-")
-        (folder / "manifest.json").write_text("{}")
-    assert tree(tmp_path) == {"new/deep/bundle/manifest.json": b"{}"}
-
-
-@pytest.mark.parametrize(
-    "failure", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1), BundleError("a", "b")]
-)
-@pytest.mark.parametrize("existing", [True, False])
-def test_a_failure_leaves_what_was_there(tmp_path: Path, failure: BaseException, existing: bool) -> None:
-    final = tmp_path / "deep" / "bundle"
-    if existing:
-        final.mkdir(parents=True)
-        (final / "manifest.json").write_text("old")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(type(failure)), staged(final) as folder:
-        write_and_raise(folder / "manifest.json", failure)
-    assert sorted(tmp_path.rglob("*")) == before
-    if existing:
-        assert (final / "manifest.json").read_text() == "old"
-
-
-def test_an_older_bundle_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
-    for content in ({"manifest.json": "old", "stale.bin": "x"}, {}):
-        final = tmp_path / "bundle"
-        final.mkdir()
-        for name, text in content.items():
-            (final / name).write_text(text)
-        with staged(final) as folder:
-            (folder / "manifest.json").write_text("new")
-        assert tree(tmp_path) == {"bundle/manifest.json": b"new"}
-        shutil.rmtree(final)
-
-
-def test_a_file_or_a_folder_of_other_things_is_in_the_way_before_any_work_is_done(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "thesis.txt").write_text("mine")
-    before = tree(tmp_path)
-    for name, complaint in (
-        ("file", "is a file"),
-        ("folder", "holds other things"),
-        ("file/bundle", "Not a directory"),
-        ("x" * 300, "File name too long"),
-    ):
-        with pytest.raises(BundleError, match=complaint), staged(tmp_path / name):
-            pytest.fail("the work began")
-    assert tree(tmp_path) == before
-
-
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
-    def write(folder: Path) -> None:
-        (folder / "graph.onnx").write_text("first part")
-        Path("/dev/full").write_text("second part")
-
-    expected = pytest.raises(BundleError, match="No space left on device")
-    with expected as caught, staged(tmp_path / "bundle") as folder:
-        write(folder)
-    assert "free some space" in caught.value.hint
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_disk_that_fills_under_a_library_in_c_is_told_too(tmp_path: Path) -> None:
-    # A file-size limit stands for the full disk; the writer is this package's own compile step.
-    bundle = make_bundle(tmp_path / "bundle")
-    code = f"""
-import resource
-from subtune_deploy.bundle import add_engine, open_bundle
-from subtune_deploy.errors import BundleError
-from subtune_deploy.backends.base import Target
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-try:
-    add_engine(open_bundle({str(bundle.path)!r}), Target("cpu", "onnxruntime", "fp32", "", 1))
-except BundleError as error:
-    print("refused", error.message)
-"""
-    before = tree(tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("refused"), done.stderr
-    assert tree(tmp_path) == before
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2000
-
-
-def test_missing_rights_are_told(tmp_path: Path) -> None:
-    def denied(path: Path) -> PermissionError:
-        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    with (
-        pytest.raises(BundleError, match="Permission denied") as caught,
-        staged(tmp_path / "bundle") as folder,
-    ):
-        raise denied(folder / "graph.onnx")
-    assert "may write to" in caught.value.hint
-    with pytest.raises(PermissionError), staged(tmp_path / "bundle"):
-        raise denied(Path("/somewhere/else"))  # reading another file is not this folder's trouble
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(BundleError, match="Permission denied"), staged(tmp_path / "bundle"):
-        pytest.fail("the work began")
-
-
-def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.json"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replaced_file(path) as pending:
-        write_and_raise(pending, KeyboardInterrupt())
-    assert tree(tmp_path) == {"manifest.json": b"old"}
-    with replaced_file(path) as pending:
-        pending.write_text("new")
-        assert path.read_text() == "old"
-    assert tree(tmp_path) == {"manifest.json": b"new"}
-    for place in (tmp_path, tmp_path / "none" / "file"):
-        with pytest.raises(BundleError, match="a file is to be written there"), replaced_file(place):
-            pytest.fail("the work began")
-
-
-def test_what_appears_in_the_way_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    def appear() -> None:
-        (tmp_path / "bundle").mkdir()
-        (tmp_path / "bundle" / "thesis.txt").write_text("mine")
-
-    with pytest.raises(BundleError, match="holds other things"), staged(tmp_path / "bundle"):
-        appear()
-    assert tree(tmp_path) == {"bundle/thesis.txt": b"mine"}
-
-
 # what a hostile folder may hold
 
 
@@ -497,6 +361,17 @@ def test_a_huge_manifest_is_refused_before_it_is_read(bundle: Bundle) -> None:
         file.truncate(65 << 20)  # sparse: it takes no room
     with pytest.raises(BundleError, match="more than 64 MiB"):
         open_bundle(bundle.path)
+
+
+def test_a_manifest_that_would_not_be_read_is_not_written(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(bundle.path)
+    monkeypatch.setattr("subtune_deploy.manifest.LARGEST", (2 << 20) - 1)
+    long = replace(bundle.manifest, measurements=({"samples": "x" * (2 << 20)},))
+    with pytest.raises(BundleError, match="would have 2 MiB, of which 1 are read"):
+        save_manifest(bundle.path, long)
+    assert tree(bundle.path) == before
 
 
 def test_an_error_names_ten_files_and_counts_the_others(bundle: Bundle) -> None:

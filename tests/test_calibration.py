@@ -117,6 +117,20 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path, content: bytes, su
         read_calibration(path, SPEC)
 
 
+def test_damage_inside_is_refused(tmp_path: Path) -> None:
+    """NumPy's parser of headers and zlib have errors of their own."""
+    np.save(tmp_path / "header.npy", pictures(1))
+    open_bracket = (tmp_path / "header.npy").read_bytes().replace(b")", b"(", 1)
+    (tmp_path / "header.npy").write_bytes(open_bracket)
+    np.savez_compressed(tmp_path / "packed.npz", input=pictures(9))
+    packed = bytearray((tmp_path / "packed.npz").read_bytes())
+    packed[len(packed) // 2] ^= 0xFF
+    (tmp_path / "packed.npz").write_bytes(packed)
+    for name in ("header.npy", "packed.npz"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_calibration(tmp_path / name, SPEC)
+
+
 def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.npy"
     np.save(path, pictures(1))

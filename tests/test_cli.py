@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_cli import PHOTOGRAPH, Ran, cli, tuned, write_network
 
-from subtune_deploy.bundle import open_bundle, seal
+from subtune_deploy.bundle import held, open_bundle, seal
 from subtune_deploy.cli.common import parse_percent
 from subtune_deploy.pictures import load_picture
 from subtune_deploy.spec import InputSpec
@@ -349,6 +349,18 @@ def test_the_papers_protocol_takes_ten_times_three_hundred(bundle: Path) -> None
     assert [each["protocol"]["name"] for each in kept] == ["paper", "adaptive"], (
         "one way does not replace another"
     )
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_was_timed_is_told_where_it_cannot_be_kept(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("subtune_deploy.bundle.PATIENCE", 0.1)
+    with held(bundle):
+        ran = cli("bench", bundle, "--target", "cpu", "--seconds", 0.1, *form)
+    assert ran.status == 2
+    assert "is held by another process" in ran.err
+    assert json.loads(ran.out)["measurements"][0]["target"] == "cpu" if form else " cpu " in ran.out
 
 
 def test_bench_times_all_engines_unless_told_and_replaces_older_numbers(bundle: Path) -> None:

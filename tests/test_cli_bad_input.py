@@ -154,6 +154,8 @@ CASES = {
     "reversed layers": ("export {n} --layers 3-2", "'3-2' is reversed", "write 2-3"),
     "empty layers": ("export {n} --layers=", "the layer range is empty", "1 to 4"),
     "an empty part of layers": ("export {n} --layers 1,,2", "is not a list of blocks", "1 to 4"),
+    "layers beyond all numbers": ("export {n} --layers " + "9" * 5000, "layer range '9999999999", "1 to 4"),
+    "a batch beyond all": ("export {n} --layers 1 --batch 70000", "a batch of 70000 is none", "1 to 65,536"),
     "layers in words": ("export {n} --layers last", "'last' is not a list of blocks", "1 to 4"),
     "no layers": ("export {n}", "no fork was given", "--layers 13-14"),
     "layers to tune beyond the last": ("tune {n} --layers 9 --data {i} -o x.pt", "'9' is outside 1..4", "1 to 4"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_tensorfile import forged
+from tiny_bundle import tree
 from tiny_factories import network
 from tiny_networks import random_tasks
 
@@ -89,10 +90,6 @@ def answers(bundle: Bundle) -> dict[str, np.ndarray]:
 def differing(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> list[str]:
     """Outputs of both that are not the same bits."""
     return [name for name in one if name in two and one[name].tobytes() != two[name].tobytes()]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 # what comes out

@@ -135,6 +135,14 @@ def test_errors_are_relative_to_the_largest_answer() -> None:
     assert relative_errors(np.array([[1.0, 11.0]]), np.array([[0.0, 10.0]]))[0] == pytest.approx(0.1)
 
 
+def test_of_one_class_errors_are_relative_to_the_largest_answer_of_all_inputs() -> None:
+    """Where its answer changes sign it is near zero, and rounding as large as ever."""
+    got, right = np.array([[0.02], [-3.9], [1.0]]), np.array([[-0.01], [-4.0], [1.0]])
+    assert relative_errors(got, right) == pytest.approx([0.03 / 4, 0.1 / 4, 0])
+    two = relative_errors(np.repeat(got, 2, axis=1), np.repeat(right, 2, axis=1))
+    assert two == pytest.approx([3, 0.1 / 4, 0])
+
+
 def test_references_come_back_as_they_were_saved(tmp_path: Path) -> None:
     references().save(tmp_path)
     back = References.load(tmp_path)

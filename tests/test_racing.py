@@ -28,16 +28,18 @@ class Told:
 
     def __init__(self, turns: Seconds, again: Seconds) -> None:
         self.turns, self.again, self.asked = turns, again, list[tuple[str, ...]]()
+        self.loads, self.protocol = (4,) * LOADS, Protocol()
 
     def by_turns(self, names: Sequence[str]) -> Measurement:
         return self._told(names, self.turns)
 
     def over_loads(self, names: Sequence[str]) -> Measurement:
-        return self._told(names, self.again)
+        return self._told(names, self.again, self.loads)
 
-    def _told(self, names: Sequence[str], seconds: Seconds) -> Measurement:
+    def _told(self, names: Sequence[str], seconds: Seconds, loads: tuple[int, ...] = ()) -> Measurement:
         self.asked.append(tuple(names))
-        return Measurement(Protocol(), {name: (seconds.get(name, 1.0),) * 24 for name in names}, True)
+        samples = {name: (seconds.get(name, 1.0),) * 24 for name in names}
+        return Measurement(Protocol(), samples, True, loads=loads)
 
 
 def raced(turns: Seconds, again: Seconds) -> tuple[str, list[Tried], list[tuple[str, ...]]]:
@@ -60,6 +62,16 @@ def test_what_runs_besides_is_told_and_never_taken() -> None:
     winner, tried = race(course, "old", ["a"], ["quick"])
     assert (winner, ratios(tried)) == ("a", [("a", 0.9), ("quick", 0.1), ("a", 0.9)])
     assert race(course, "old", [], ["quick"])[0] == "old"
+
+
+def test_what_loads_too_slowly_to_be_shown_over_several_loads_is_not_taken() -> None:
+    course: Any = Told({"a": 0.5}, {"a": 0.5})
+    course.loads = ()
+    winner, tried = race(course, "old", ["a"])
+    assert winner == "old"
+    assert tried[-1] == Tried(
+        "a", "old", failed="not shown over several loads: to load takes longer than 20 s"
+    )
 
 
 def test_what_is_not_shown_again_is_not_taken() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_cli import cli
 from tiny_shipping import key_pair, proven_bundle, tree
 
 from subtune_deploy.bundle import open_bundle
@@ -49,6 +50,26 @@ def test_signing_again_replaces_the_signature(folder: Path, keys: tuple[Path, Pa
     private, public = key_pair(tmp_path, "other")
     assert sign(folder, private) == folder / "model.sig"
     check_signature(folder, public)
+    with pytest.raises(CheckFailed):
+        check_signature(folder, keys[1])
+
+
+def test_timing_a_signed_bundle_leaves_its_signature_good(folder: Path, keys: tuple[Path, Path]) -> None:
+    before = tree(folder)
+    ran = cli("bench", folder, "--seconds", 0.1)
+    assert ran.status == 0, ran.err
+    assert "not kept in the bundle, whose signature would hold no longer" in ran.err
+    assert " cpu " in ran.out
+    check_signature(folder, keys[1])
+    assert tree(folder) == before
+
+
+def test_who_compiles_into_a_signed_bundle_is_told_to_sign_it_again(
+    folder: Path, keys: tuple[Path, Path]
+) -> None:
+    ran = cli("compile", folder, "--target", "cpu")
+    assert ran.status == 0, ran.err
+    assert ran.err.splitlines()[-1] == "the old signature does not hold for the new bundle: sign it again"
     with pytest.raises(CheckFailed):
         check_signature(folder, keys[1])
 

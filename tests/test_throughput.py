@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from subtune_deploy.build import BuildOptions, build
 from subtune_deploy.bundle import Bundle, open_bundle
 from subtune_deploy.compiling import compile_bundle
 from subtune_deploy.documents import read_document
-from subtune_deploy.errors import CheckFailed, InputError
+from subtune_deploy.errors import BundleError, CheckFailed, InputError
 from subtune_deploy.runtime import load_engine, load_streams
 from subtune_deploy.streams import Call, Crowd, Streamed, Window, bounds, counted, measure_streams
 from subtune_deploy.targets import load_target
@@ -422,6 +423,27 @@ def test_what_was_done_before_an_engine_failed_is_kept(
     assert ran.row("cpu", "1", "1")
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_cannot_be_written_is_told_all_the_same(
+    bundles: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    def full(*_: object) -> None:
+        raise BundleError("t.json cannot be written: No space left on device", "free some space")
+
+    monkeypatch.setattr("subtune_deploy.documents.write_document", full)
+    given = ("--target", "cpu", "--batch", "1", "--streams", "1", "--seconds", 0.1, *form)
+    ran = cli("throughput", bundles["dynamic"].path, *given, "-o", tmp_path / "t.json")
+    assert ran.status == 2
+    assert "No space left" in ran.err
+    assert json.loads(ran.out)["results"][0]["batch"] == 1 if form else ran.row("cpu", "1", "1")
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(InputError, match="the time to measure is"):
+        measure_streams(dict, [[np.zeros((1, 1), np.float32)]], seconds)
+
+
 @pytest.mark.parametrize(
     ("given", "says", "hint"),
     [
@@ -431,6 +453,8 @@ def test_what_was_done_before_an_engine_failed_is_kept(
         (("--batch", "none"), "batch 'none' is no list of counts", "--batch 1,2,4,8"),
         (("--streams", "0"), "streams '0' is no list of counts", "--streams 1,2,4,8"),
         (("--seconds", "0"), "0.0 is not in the range", "throughput --help"),
+        (("--seconds", "nan"), "'nan' is not a finite number", "throughput --help"),
+        (("--seconds", "inf"), "'inf' is not a finite number", "throughput --help"),
         (("--target", "openvino-cpu"), "has no engine for target 'openvino-cpu'", "compile"),
     ],
 )

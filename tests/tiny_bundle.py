@@ -117,3 +117,8 @@ def _model(outputs: list[str], batch: int | str) -> onnx.ModelProto:
         weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """What lies in the files below a folder, by name."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

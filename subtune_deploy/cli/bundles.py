@@ -51,6 +51,7 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None, **a
     from ..backends import get_backend
     from ..bundle import open_bundle
     from ..compiling import compile_bundle
+    from ..manifest import SIGN_AGAIN, SIGNATURE
     from ..targets import load_target
 
     recipes = [load_target(name) for name in targets]
@@ -76,6 +77,8 @@ def compile_(folder: Path, targets: tuple[str, ...], calibrate: Path | None, **a
         if not bundle.manifest.engines[recipe.name].ran:
             click.echo(NOT_RUN)
     click.echo(f"bundle: {folder}")
+    if (folder / SIGNATURE).is_file():
+        messages.print(SIGN_AGAIN)
 
 
 @contextmanager

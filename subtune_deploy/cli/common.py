@@ -38,6 +38,17 @@ Record = TypeVar("Record")
 messages = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+class Finite(click.FloatRange):
+    """A number within bounds. NaN, which no comparison refuses, is none, nor is infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Of what was typed."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return found
+
+
 def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several click options as one decorator, shown by --help in this order."""
 
@@ -176,7 +187,7 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
     """`"3x128x128"` -> (3, 128, 128). Raises InputError."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})x(\d{1,9})", text)
     if match is None:
         raise InputError(f"input size {text!r} is not CxHxW", "give channels, height, width, as in 3x224x224")
     channels, height, width = map(int, match.groups())
@@ -185,7 +196,7 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
 
 def parse_span(text: str, blocks: int) -> tuple[int, int]:
     """`"2"` -> (2, 2), `"1-3"` -> (1, 3). Raises LayersError for lengths that `blocks` blocks do not have."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high <= blocks:
         raise LayersError(

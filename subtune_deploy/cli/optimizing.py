@@ -11,6 +11,7 @@ import click
 
 from ..spec import check_task_name
 from .common import (
+    Finite,
     bar,
     json_option,
     messages,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 @prune_candidates_options
 @click.option(
     "--minutes",
-    type=click.FloatRange(0.1),
+    type=Finite(0.1),
     default=10,
     show_default=True,
     help="How long it may take, after which no more candidates are trained; single blocks are in any case.",
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1),
+    type=Finite(0.1),
     default=8,
     show_default=True,
     help="For timing one of them, or six loads of four rounds.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import bar, bundle_argument, compiled, json_option, messages, print_json, print_table
+from .common import Finite, bar, bundle_argument, compiled, json_option, messages, print_json, print_table
 from .timing import read_counts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1),
+    type=Finite(0.1),
     default=10.0,
     show_default=True,
     help="For each batch and number of streams, besides loading; but six loads of two rounds.",
@@ -61,15 +61,14 @@ def throughput(
     found = Throughputs(())
     try:
         for each in _timed(open_bundle(folder), target, sizes, callers, seconds):
-            done = Throughputs((*found.results, each))
-            write_document(out, done)
-            found = done
-    finally:  # also what was done before an engine failed
-        if found.results and not as_json:
+            found = Throughputs((*found.results, each))
+            write_document(out, found)
+    finally:  # also what was done before an engine failed, or could not be written
+        if found.results and as_json:
+            print_json(to_document(found))
+        elif found.results:
             _print(found.results)
             click.echo(f"throughput: {out}")
-    if as_json:
-        print_json(to_document(found))
 
 
 def _timed(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from ..errors import SubtuneError
-from .common import bar, json_option, messages, options, print_json, print_table, time_left
+from .common import Finite, bar, json_option, messages, options, print_json, print_table, time_left
 from .tuning import DATA, read_config, read_data, read_pretrained
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ executor_options = options(
         help="Where trainings run; with equal --cpus results are the same.",
     ),
     click.option(
-        "--cpus", type=click.FloatRange(0, min_open=True), show_default="1; here all that PyTorch is set to",
+        "--cpus", type=Finite(0, min_open=True), show_default="1; here all that PyTorch is set to",
         help="CPUs, and threads, of each training; accuracies depend a little on their number.",
     ),
     click.option(
-        "--gpus", type=click.FloatRange(0), default=0, show_default=True, help="GPUs of each training on Ray."
+        "--gpus", type=Finite(0), default=0, show_default=True, help="GPUs of each training on Ray."
     ),
 )  # fmt: skip
 """Where trainings run."""

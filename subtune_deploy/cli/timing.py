@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 
 from ..errors import InputError, SubtuneError
 from .common import (
+    Finite,
     bar,
     build_options,
     classes_option,
@@ -49,13 +50,13 @@ protocol_options = options(
     ),
     click.option(
         "--seconds",
-        type=click.FloatRange(0.1),
+        type=Finite(0.1),
         show_default="20",
         help="At most, for one engine and its base (adaptive), besides loading them; but six loads of four rounds.",
     ),
     click.option(
         "--precision",
-        type=click.FloatRange(0.0001, 1),
+        type=Finite(0.0001, 1),
         show_default="0.01",
         help="Half width of the intervals that is narrow enough (adaptive).",
     ),
@@ -114,33 +115,40 @@ def bench(
         raise InputError("--across goes with --compare", "leave it away: a bundle is measured on this host")
     from ..results import to_document
 
-    results = _benched(folders[0], target, read_protocol(**how), hot)
-    if as_json:
-        print_json({"bundle": str(folders[0]), "measurements": [to_document(result) for result in results]})
-    else:
-        _print(results)
+    results: list[Result] = []
+    try:
+        for result in _benched(folders[0], target, read_protocol(**how), hot):
+            results.append(result)
+    finally:  # also what was measured before an engine failed, or could not be kept
+        if results and as_json:
+            print_json({"bundle": str(folders[0]), "measurements": list(map(to_document, results))})
+        elif results:
+            _print(results)
 
 
-def _benched(folder: Path, target: str | None, protocol: Protocol, hot: bool) -> list[Result]:
+def _benched(folder: Path, target: str | None, protocol: Protocol, hot: bool) -> Iterator[Result]:
     from ..bundle import open_bundle
     from ..timing import time_bundle
 
     bundle = open_bundle(folder)
-    results = []
     for name in compiled(bundle, target):
         with bar(f"timing {name}") as tick:
             result = time_bundle(bundle, name, protocol, hot=hot, progress=lambda part: tick("", part, 1.0))
         for warning in result.warnings:
             messages.print(f"warning: {name}: {warning}")
+        yield result
         _keep(folder, result)
-        results.append(result)
-    return results
 
 
 def _keep(folder: Path, result: Result) -> None:
     """Into the manifest as it is now, in place of what was measured in the same way on this target before."""
     from ..bundle import held, open_bundle, save_manifest
+    from ..manifest import SIGNATURE
     from ..results import to_document
+
+    if (folder / SIGNATURE).is_file():
+        messages.print(f"{result.target}: not kept in the bundle, whose signature would hold no longer")
+        return
 
     def way(document: Mapping[str, Any]) -> tuple[Any, ...]:
         return document.get("target"), document.get("protocol", {}).get("name"), document.get("inputs")
@@ -286,7 +294,7 @@ def _outcome(outcome: Result | SubtuneError) -> str:
 def read_counts(text: str, what: str = "tasks") -> tuple[int, ...]:
     """`"1,2,8"`, as it was given with `--what`. Raises InputError."""
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= 256 for word in words):
+    if not all(word.isdecimal() and len(word) < 4 and 1 <= int(word) <= 256 for word in words):
         raise InputError(
             f"{what} {text!r} is no list of counts", f"give 1 to 256 each, as in --{what} 1,2,4,8"
         )

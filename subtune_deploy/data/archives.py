@@ -6,14 +6,13 @@ whole numbers (N,). `classes` (C,) may name the classes; otherwise they are call
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..tensorfile import DAMAGED_ARRAYS
 from .dataset import Dataset, Labels, Picture, Pool, numbered, pooled
 
 SPLIT, WHOLE = (("x_train", "y_train"), ("x_test", "y_test")), (("images", "labels"),)
@@ -41,19 +40,6 @@ def read_archive(path: Path) -> Pool:
     return pooled([Dataset(*each, classes) for each in zip(pictures, labels, strict=True)])
 
 
-# What NumPy and zipfile raise on files that lie about themselves.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with path.open("rb") as stream:  # NumPy would leave it open where it fails
@@ -63,7 +49,7 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
             return {name: found[name] for name in found.files}
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", "check the path") from error
-    except _DAMAGED as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(
             f"{path} is no archive of plain arrays: {error}", "write it with numpy.savez_compressed"
         ) from error
@@ -94,7 +80,7 @@ def _numbers(path: Path) -> Labels:
         raise InputError(
             f"there is no file {path}", "check the path, or give a number of pictures"
         ) from error
-    except (*_DAMAGED, OverflowError) as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(
             f"{path} is no list of pictures: {error}",
             "give a whole number a line, or write it with numpy.save",

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..backends.base import Target, eight_bits_on_cpu, provider
 from ..bundle import SOURCE, Bundle, engine_target
 from ..errors import BundleError, did_you_mean
-from ..staging import staged
+from ..staging import staged, without
 from .accelerators import accelerator
 from .check import check_model, check_repository, has_schema
 from .config import CONFIG, PLATFORMS, VERSION, Config, Platform, Signature, to_text, without_batch
@@ -50,7 +50,7 @@ def write_repository(
     platform = _platform(target)
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{bundle.path.resolve().name}_{target_name}")
     graph = _source_graph(bundle, target_name)
-    with staged(out / name, replace_kind=CONFIG) as folder:
+    with staged(out / name, without(CONFIG)) as folder:
         _copy_model(bundle.path / target_name, platform, folder / VERSION)
         tensors = read_signature(platform, folder / VERSION, graph)
         config = _config(bundle, target, name, platform, tensors)
