@@ -414,6 +414,26 @@ def test_a_block_that_cannot_be_trained_is_told_and_not_chosen(monkeypatch: pyte
     assert from_document(Greedy, to_document(found)) == found
 
 
+def test_equals_are_equal_and_a_gain_of_just_eps_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means of floats would take block 2, and then block 1 beside it."""
+    right = {(1,): (4, 10, 10), (2,): (8, 8, 8), (3,): (1, 1, 1), (1, 2): (9, 9, 9)}
+    means = {layers: fmean(each / 10 for each in some) for layers, some in right.items()}
+    assert means[1,] < means[2,]
+    assert means[1, 2] > means[1,] + 0.1
+
+    def run(study: Study, trials: Sequence[Trial], *_: object, **__: object) -> tuple[TrialResult, ...]:
+        counts = [right.get(trial.fork.layers, (0, 0, 0))[trial.fold or 0] for trial in trials]
+        return tuple(
+            TrialResult(trial, count / 10, 1.0, 10, 20, 1, 0.1, "none")
+            for trial, count in zip(trials, counts, strict=True)
+        )
+
+    monkeypatch.setattr(subtune_deploy.tuning.greedy, "run_trials", run)
+    found = greedy(EXHAUSTED, eps=0.1, seeds=(0,))
+    assert [each.best for each in found.rounds] == [1, 2]
+    assert found.order == (1,)
+
+
 @pytest.mark.parametrize("hopeless", ["the head", "single blocks", "the chosen fork"])
 def test_without_anything_to_choose_there_is_no_selection(
     hopeless: str, monkeypatch: pytest.MonkeyPatch

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import isfinite
 from pathlib import Path
-from statistics import fmean
+from statistics import mean
 
 from torch import nn
 
@@ -63,7 +65,10 @@ def greedy(
         return run_trials(study, trials, run, executor or Here(), told=told, say=say, progress=progress)
 
     validate = _CrossValidation(train, study.folds, study.config.seed, say)
-    steps = select(sorted(budget.parameters), validate, eps, budget.allows)  # refuses eps, so it comes first
+    added = Fraction(str(eps)) if isfinite(eps) else eps  # as it was written: 0.001 is a thousandth
+    steps = select(
+        sorted(budget.parameters), validate, added, budget.allows
+    )  # refuses eps, so it comes first
     (head,) = validate([frozenset()])
     assert head is not None
     fork = Fork(tuple(sorted(chosen(steps))))
@@ -76,7 +81,7 @@ def greedy(
         eps=eps,
         max_parameters=budget.max_parameters,
         max_added=budget.max_added,
-        head=head,
+        head=float(head),
         rounds=tuple(_documented(step, budget, validate) for step in steps),
         order=chosen(steps),
         seeds=tuple(seeds),
@@ -124,7 +129,7 @@ def _prepared(study: Study, examples: int | None, seeds: Sequence[int]) -> Study
 
 @dataclass(frozen=True)
 class _CrossValidation:
-    """Mean accuracy over the folds; those of each fold are `kept`. None where a trial failed, which `say` hears.
+    """Mean accuracy over the folds, exact; those of each fold are `kept`. None where a trial failed, which `say` hears.
 
     Raises CheckFailed where the head alone or all single blocks fail: there is nothing to choose.
     """
@@ -133,9 +138,9 @@ class _CrossValidation:
     folds: int
     seed: int
     say: Callable[[str], object]
-    kept: dict[frozenset[int], tuple[float, ...]] = field(default_factory=dict)
+    kept: dict[frozenset[int], tuple[Fraction, ...]] = field(default_factory=dict)
 
-    def __call__(self, forks: Sequence[frozenset[int]]) -> list[float | None]:
+    def __call__(self, forks: Sequence[frozenset[int]]) -> list[Fraction | None]:
         layers = [tuple(sorted(fork)) for fork in forks]
         trials = [Trial(Fork(each), self.seed, fold=fold) for fold in range(self.folds) for each in layers]
         results = self.train(trials)
@@ -146,17 +151,23 @@ class _CrossValidation:
             self.say(f"left out in this round: {each}: {reason}")
         for place, fork in enumerate(forks):
             if Fork(layers[place]) not in failed:
-                self.kept[fork] = tuple(result.accuracy for result in results[place :: len(forks)])
-        return [fmean(self.kept[fork]) if fork in self.kept else None for fork in forks]
+                self.kept[fork] = tuple(map(_share, results[place :: len(forks)]))
+        return [mean(self.kept[fork]) if fork in self.kept else None for fork in forks]
+
+
+def _share(result: TrialResult) -> Fraction:
+    return Fraction(round(result.accuracy * result.tested), result.tested)
 
 
 def _documented(step: Step, budget: Budget, validate: _CrossValidation) -> Round:
     forks = {layer: frozenset({*step.chosen, layer}) for layer in (*dict(step.scores), *step.left_out)}
     scores = (
-        Score(layer, accuracy, validate.kept[forks[layer]], budget.cost(forks[layer]))
+        Score(
+            layer, float(accuracy), tuple(map(float, validate.kept[forks[layer]])), budget.cost(forks[layer])
+        )
         for layer, accuracy in step.scores
     )
     left_out = (LeftOut(layer, budget.cost(forks[layer])) for layer in step.left_out)
     return Round(
-        step.chosen, tuple(scores), tuple(left_out), step.best, step.accuracy, step.taken, step.failed
+        step.chosen, tuple(scores), tuple(left_out), step.best, float(step.accuracy), step.taken, step.failed
     )

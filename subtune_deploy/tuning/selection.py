@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeAlias
 
 from ..errors import InputError
 
-Evaluate = Callable[[Sequence[frozenset[int]]], Sequence[float | None]]
+Accuracy: TypeAlias = float | Fraction
+"""0..1. Means of floats are not equal where as many answers are right; fractions are."""
+Evaluate = Callable[[Sequence[frozenset[int]]], Sequence[Accuracy | None]]
 """Forks -> the accuracy of each, None where it cannot be trained. One round's candidates come together, so that they
 can be trained together."""
 
@@ -26,10 +30,10 @@ class Step:
     """
 
     chosen: tuple[int, ...]
-    scores: tuple[tuple[int, float], ...]
+    scores: tuple[tuple[int, Accuracy], ...]
     left_out: tuple[int, ...]
     best: int | None
-    accuracy: float
+    accuracy: Accuracy
     taken: bool
     failed: tuple[int, ...] = ()
 
@@ -37,7 +41,7 @@ class Step:
 def select(
     layers: Iterable[int],
     evaluate: Evaluate,
-    eps: float = 0.001,
+    eps: Accuracy = 0.001,
     allowed: Callable[[frozenset[int]], bool] = lambda fork: True,
 ) -> tuple[Step, ...]:
     """Algorithm 1 as it is printed, line by line; the rounds, the one that ended it included.
@@ -52,7 +56,7 @@ def select(
         raise InputError(f"eps is {eps}", "give the accuracy that a block must add, as in 0.001")
     steps: list[Step] = []
     pool, so_far = list(dict.fromkeys(layers)), list[int]()
-    accuracy: float = 0  # not 0.0: fractions stay exact
+    accuracy: Accuracy = 0  # not 0.0: fractions stay exact
     for _ in range(len(pool)):
         step = _round(
             [layer for layer in pool if layer not in so_far], so_far, accuracy + eps, evaluate, allowed
@@ -68,7 +72,7 @@ def select(
 def _round(
     rest: Sequence[int],
     so_far: Sequence[int],
-    to_beat: float,
+    to_beat: Accuracy,
     evaluate: Evaluate,
     allowed: Callable[[frozenset[int]], bool],
 ) -> Step:
@@ -77,7 +81,8 @@ def _round(
     accuracies = evaluate([forks[layer] for layer in tried]) if tried else ()
     known = dict(zip(tried, accuracies, strict=True))
     scores = tuple((layer, accuracy) for layer, accuracy in known.items() if accuracy is not None)
-    best, highest = None, 0.0
+    best: int | None = None
+    highest: Accuracy = 0
     for layer, accuracy in scores:
         if accuracy > highest:
             best, highest = layer, accuracy
