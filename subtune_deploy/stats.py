@@ -139,14 +139,22 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """The mean of at least two values with Student's 95 % interval.
 
     Its quantile from a table, and from nine degrees of freedom on by the expansion of Cornish and Fisher, which is
-    within 0.2 % there. Raises InputError for fewer than two.
+    within 0.2 % there. Raises InputError for fewer than two, or where one is not finite.
     """
-    found, degrees = _checked(values), len(values) - 1
-    if not degrees:
-        raise InputError("one value has no interval", "give at least two")
+    found, degrees = np.asarray(values, dtype=np.float64), len(values) - 1
+    if degrees < 1 or not np.isfinite(found).all():
+        raise InputError(f"{len(values)} values have no interval", "give two finite numbers or more")
     t = STUDENT[degrees - 1] if degrees <= len(STUDENT) else _student(degrees)
     middle, half = float(found.mean()), t * float(found.std(ddof=1)) / math.sqrt(len(found))
     return Interval(middle, middle - half, middle + half)
+
+
+def share_interval(share: float, count: int) -> Interval:
+    """A share 0..1 of `count`, with Wilson's 95 % interval (1927), which also of none or all of them has a width."""
+    more = NORMAL**2 / count
+    middle = (share + more / 2) / (1 + more)
+    half = NORMAL / (1 + more) * math.sqrt((share * (1 - share) + more / 4) / count)
+    return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
 def _student(degrees: int, z: float = 1.959964) -> float:

@@ -7,7 +7,6 @@ draw_tradeoff(profile, points, Path("pareto.svg"), chosen=choose(points))
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from .pareto import Point, front
 from .precision_search import Found
 from .results import Result, check_comparable, nearest_heads, of_target, read_results
 from .run_folder import check_blocks
-from .stats import NORMAL, Interval, mean_interval
+from .stats import Interval, mean_interval, share_interval
 from .tuning.documents import Profile, Row
 from .tuning.drawing import (
     COLOURS,
@@ -197,13 +196,12 @@ def _short(value: Any) -> str:
 
 
 def _accuracy(row: Row, profile: Profile) -> Interval:
-    """Over several seeds, Student's interval; of one, that of a share of so many test pictures."""
-    if len(row.accuracies) > 1:
+    """Over several seeds, Student's interval; of one, or of equal ones, that of a share of so many test pictures."""
+    if len(set(row.accuracies)) > 1:
         found = mean_interval(row.accuracies)
         return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
     share, pictures = row.accuracy, int(profile.data.get("test", 0))
-    half = NORMAL * math.sqrt(share * (1 - share) / pictures) if pictures else 1.0
-    return Interval(share, max(0.0, share - half), min(1.0, share + half))
+    return share_interval(share, pictures) if pictures else Interval(share, 0.0, 1.0)
 
 
 def draw_tradeoff(profile: Profile, points: Sequence[Point], path: Path, chosen: Point | None = None) -> None:

@@ -22,6 +22,7 @@ from subtune_deploy.stats import (
     paired_ratio,
     percentile,
     quotient,
+    share_interval,
 )
 
 SKEWED = np.random.default_rng(3).lognormal(-4, 0.3, 301).tolist()
@@ -147,8 +148,23 @@ def test_the_interval_of_a_mean_is_students(count: int) -> None:
 
 
 def test_one_value_has_no_interval() -> None:
-    with pytest.raises(InputError, match="one value has no interval"):
+    with pytest.raises(InputError, match="1 values have no interval"):
         mean_interval([0.9])
+
+
+def test_of_what_is_no_number_there_is_no_mean_but_of_zero_there_is() -> None:
+    with pytest.raises(InputError, match="have no interval"):
+        mean_interval([0.1, float("nan")])
+    assert mean_interval([0.0, 0.1, 0.2]).value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("right, count", [(0, 50), (50, 50), (1, 50), (450, 500), (1, 1)])
+def test_the_interval_of_a_share_is_wilsons(right: int, count: int) -> None:
+    expected = scipy_stats.binomtest(right, count).proportion_ci(method="wilson")
+    found = share_interval(right / count, count)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
+    assert found.low <= found.value <= found.high
+    assert found.high > found.low
 
 
 # Two engines: the ratio of neighbours

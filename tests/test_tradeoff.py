@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from subtune_deploy.latency_model import anchor
 from subtune_deploy.pareto import choose
 from subtune_deploy.results import Result, append_result
 from subtune_deploy.spec import Pruning
-from subtune_deploy.stats import Interval, mean_interval
+from subtune_deploy.stats import Interval, mean_interval, share_interval
 from subtune_deploy.tradeoff import draw_tradeoff, join, latencies, told
 
 THIN = Pruning(0.5)
@@ -76,7 +75,19 @@ def test_forks_with_both_are_joined_and_the_others_named() -> None:
 def test_of_one_seed_the_interval_is_that_of_a_share_of_the_test_pictures() -> None:
     one = profile(row((4,), (0.9,)), seeds=(0,))
     ((point,), _) = join(one, ANCHORS)
-    assert point.accuracy.high - point.accuracy.value == pytest.approx(1.96 * math.sqrt(0.9 * 0.1 / 500))
+    assert point.accuracy == share_interval(0.9, 500)
+
+
+def test_what_was_always_right_or_wrong_or_equal_is_not_certain() -> None:
+    of = {"1": (1.0,), "2": (0.0, 0.0), "3": (0.97, 0.97, 0.97), "4": (0.0, 0.1, 0.2)}
+    found, _ = join(profile(*(row((int(name),), each) for name, each in of.items())), ANCHORS)
+    accuracy = {point.fork: point.accuracy for point in found if point.fork in of}
+    assert all(each.high > each.low for each in accuracy.values())
+    for name, value in {"1": 1.0, "2": 0.0, "3": 0.97}.items():
+        assert accuracy[name].high - accuracy[name].low == pytest.approx(
+            share_interval(value, 500).high - share_interval(value, 500).low
+        )
+    assert accuracy["4"].value == pytest.approx(0.1)
 
 
 def test_the_command_tells_front_knee_and_choice(files: Path) -> None:

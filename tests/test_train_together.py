@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -436,6 +436,29 @@ def test_memory_may_run_out_at_any_time(
     for one, two in zip(found, expected, strict=True):
         alike(one, two)
     assert list(tmp_path.iterdir()) == ([keep] if keep else [])
+
+
+def test_memory_may_run_out_and_then_the_second_half_be_interrupted(
+    dropping: Backbone, little_memory: type[Dropping], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of the first half stays what it was after the epoch that it is kept as."""
+    forks, config, keep = (Fork((2,)), Fork((4,))), replace(QUICK, epochs=4), tmp_path / "forks.partial"
+    expected, real = together(dropping, forks, config), Learner.learn
+    little_memory.most, little_memory.steps = 1, 13
+    little_memory.training_ones = weakref.WeakSet()
+
+    def learn(self: Learner, *of: Any) -> None:
+        if self.fork == forks[1] and self.epoch == 3:
+            raise KeyboardInterrupt
+        real(self, *of)
+
+    monkeypatch.setattr(Learner, "learn", learn)
+    with pytest.raises(KeyboardInterrupt):
+        together(dropping, forks, config, keep=keep)
+    monkeypatch.setattr(Learner, "learn", real)
+    little_memory.most = 2
+    for one, two in zip(together(dropping, forks, config, keep=keep), expected, strict=True):
+        alike(one, two)
 
 
 def test_a_fork_that_never_fits_fails_alone(dropping: Backbone, little_memory: type[Dropping]) -> None:

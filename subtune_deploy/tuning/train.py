@@ -207,10 +207,12 @@ class _Session:
         # Out of the handler, which would hold what the failed attempt took.
         if len(forks) == 1:
             return [self._failed(f"memory ran out in batches of {self.settings.batch_size}")]
-        self.kept.reread()
-        half = -(-len(forks) // 2)
+        half, found = -(-len(forks) // 2), list[TunedTask]()
         self.say(f"memory ran out while {len(forks)} forks trained together: {half} at a time from here on")
-        return [*self.trained(forks[:half]), *self.trained(forks[half:])]
+        for some in (forks[:half], forks[half:]):
+            self.kept.reread()  # also what the first half has trained on since
+            found += self.trained(some)
+        return found
 
     def _at_once(self, forks: Sequence[Fork]) -> list[TunedTask]:
         learners = [self._learner(fork) for fork in forks]
