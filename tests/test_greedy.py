@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -176,6 +177,7 @@ def test_where_blocks_help_independently_it_finds_what_exhaustive_search_finds(g
 # Budgets
 
 BLOCKS = {1: 100, 2: 200, 3: 400}
+THREE = backbone(blocks=3)
 LATENCIES = {frozenset({1}): 0.30, frozenset({2}): 0.20, frozenset({3}): 0.10, frozenset({1, 3}): 0.32}
 
 
@@ -238,29 +240,39 @@ def run(tmp_path: Path) -> Path:
 
 
 def timed(added: float, layers: tuple[int, ...], **other: object):
-    return replace(result(added, layers=layers), **other)  # type: ignore[arg-type]
+    found = result(added, layers=layers, model=THREE.name, input_shape=THREE.input.shape)
+    return replace(found, **other)  # type: ignore[arg-type]
 
 
 def test_latencies_are_those_of_one_task_that_is_not_pruned(run: Path) -> None:
-    assert added_latencies(run, "tiny", 3) == pytest.approx(LATENCIES)
+    assert added_latencies(run, THREE) == pytest.approx(LATENCIES)
 
 
 def test_latencies_of_another_model_or_without_all_blocks_are_refused(run: Path) -> None:
-    with pytest.raises(InputError, match="is of tiny, not of resnet50"):
-        added_latencies(run, "resnet50", 3)
+    with pytest.raises(InputError, match="is of tiny-chain, not of tiny-dense"):
+        added_latencies(run, backbone("dense", blocks=3))
     with pytest.raises(InputError, match="no latency of block 4-5 by itself") as caught:
-        added_latencies(run, "tiny", 5)
+        added_latencies(run, backbone(blocks=5))
     assert "--span 1" in caught.value.hint
+
+
+def test_latencies_of_another_input_or_of_other_blocks_are_refused(run: Path) -> None:
+    (run.parent / "run.json").write_text(json.dumps({"schema": 1, "blocks": ["a", "b"]}))
+    with pytest.raises(InputError, match="has 2 blocks, a to b; tiny-chain has 3 blocks"):
+        added_latencies(run.parent, THREE)
+    append_result(run, timed(0.5, (2,), input_shape=(3, 24, 24)))
+    with pytest.raises(InputError, match="was measured on input 3x24x24, where 3x12x12 is trained on"):
+        added_latencies(run, THREE)
 
 
 def test_of_several_targets_one_is_to_be_named(run: Path) -> None:
     for layer in (1, 2, 3):
         append_result(run, timed(0.5, (layer,), target="openvino-cpu"))
     with pytest.raises(InputError, match="several targets: cpu, openvino-cpu"):
-        added_latencies(run, "tiny", 3)
-    assert set(added_latencies(run, "tiny", 3, "openvino-cpu").values()) == {0.5}
+        added_latencies(run, THREE)
+    assert set(added_latencies(run, THREE, "openvino-cpu").values()) == {0.5}
     with pytest.raises(InputError, match="no result on gpu"):
-        added_latencies(run, "tiny", 3, "gpu")
+        added_latencies(run, THREE, "gpu")
 
 
 # On real networks

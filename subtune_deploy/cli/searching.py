@@ -179,7 +179,7 @@ def _price(
 
     backbone, classes = study.backbone, len(study.data.train.classes)
     if latency:
-        return as_timed(added_latencies(latency, backbone.name, len(backbone.blocks), target, classes))
+        return as_timed(added_latencies(latency, backbone, target, classes))
     if calibration:
         return as_predicted(read_calibration(calibration, backbone, across=across, classes=classes)[0])
     return None

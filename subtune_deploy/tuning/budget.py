@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..errors import InputError
 from ..results import Result, check_comparable, nearest_heads, of_target, read_results
+from ..run_folder import check_blocks
 from ..spec import format_layers
 from .documents import Cost
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
 
 Layers: TypeAlias = frozenset[int]
 
@@ -98,31 +102,39 @@ def as_timed(latencies: Mapping[Layers, float]) -> Latency:
 
 
 def added_latencies(
-    path: Path, model: str, blocks: int, target: str | None = None, classes: int | None = None
+    path: Path, backbone: Backbone, target: str | None = None, classes: int | None = None
 ) -> dict[Layers, float]:
-    """Added latency of one task by its fork, not pruned, from the results of a sweep of `model` on one target.
+    """Added latency of one task by its fork, not pruned, from the results of a sweep of `backbone` on one target.
 
     `classes`: of the task; of each fork the nearest number that was timed.
 
-    Raises InputError where they are of another model or of several targets, do not belong together, or lack one
-    of the single `blocks`, without which nothing is known of a longer fork.
+    Raises InputError where they are of another model, input or block table, or of several targets, do not belong
+    together, or lack one of the single blocks, without which nothing is known of a longer fork.
     """
     results = [each for each in read_results(path) if each.tasks == 1 and each.prune is None]
-    _check_model(path, results, model)
+    _check_network(path, results, backbone)
     chosen = nearest_heads(of_target(path, results, target), classes)
     check_comparable(chosen)
     found = {frozenset(each.layers): each.added for each in chosen}
-    if missing := [layer for layer in range(1, blocks + 1) if frozenset({layer}) not in found]:
+    if missing := [layer for layer in range(1, len(backbone.blocks) + 1) if frozenset({layer}) not in found]:
         heads = f" --classes {classes}" if classes else ""
         raise InputError(
             f"{path} has no latency of block {format_layers(missing)} by itself",
-            f"measure all: subtune-deploy sweep --model {model} --span 1{heads} -o {path}",
+            f"measure all: subtune-deploy sweep --model {backbone.name} --span 1{heads} -o {path}",
         )
     return found
 
 
-def _check_model(path: Path, results: Sequence[Result], model: str) -> None:
+def _check_network(path: Path, results: Sequence[Result], backbone: Backbone) -> None:
+    model, shape = backbone.name, backbone.input.shape
     others = dict.fromkeys(each.model for each in results if each.model != model)
     if others or not results:
         what = f"is of {', '.join(others)}, not of {model}" if others else "has no result with one task"
         raise InputError(f"{path} {what}", f"sweep {model}, or give the run of its sweep")
+    check_blocks(path, [block.name for block in backbone.blocks], model)
+    if other := next((each.input_shape for each in results if each.input_shape != shape), None):
+        sizes = ("x".join(map(str, each)) for each in (other, shape))
+        raise InputError(
+            "{} was measured on input {}, where {} is trained on".format(path, *sizes),
+            "give both of one size",
+        )
