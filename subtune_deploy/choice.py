@@ -8,6 +8,7 @@ settled = settle(tasks, price, measure, 0.30)       # the same for a set of fork
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -141,7 +142,14 @@ def settle(
         best = max(within, key=lambda each: each.accuracy, default=None)
         shown = measured[multiset(best.forks)] if best else None
         try:
-            found = choose_together(tasks, costs, max_added=max_added, weights=weights, floor=floor)
+            found = choose_together(
+                tasks,
+                costs,
+                max_added=max_added,
+                weights=weights,
+                floor=floor,
+                slack=_slack(tasks, price, measured),
+            )
         except BudgetError:  # all of them, or all others
             if best is None or found is None:
                 raise
@@ -156,3 +164,11 @@ def settle(
             measured[key] = new[-1]
         if (added := measured[key].added.value) <= max_added + EQUAL:
             within.append(replace(found.best, added=added))
+
+
+def _slack(tasks: Mapping[str, Sequence[Option]], price: Price, measured: Mapping[Multiset, Anchor]) -> float:
+    """By how much, at most, a whole set was measured to add less than its price."""
+    offered = {option.fork for options in tasks.values() for option in options}
+    sets = ((tuple(Counter(dict(key)).elements()), each.added.value) for key, each in measured.items())
+    whole = ((forks, added) for forks, added in sets if len(forks) == len(tasks) and offered >= {*forks})
+    return max((0.0, *(price(forks) - added for forks, added in whole)))

@@ -71,10 +71,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Optimized(Document):
-    """What was deployed. `accuracy`: on the test pictures. `added`: latency of its engine beside the base's, measured.
+    """What was deployed. `accuracy`: on the test pictures, by which candidates were compared too, which flatters it.
+    `added`: latency of its engine beside the base's, measured.
 
-    `candidates`: forks there were; `measured` and `trained`: of these; `left`: one that could have been better and was
-    not measured, since enough were. `bundle`: a folder beside the document. `missed`: see `Goal.missed`.
+    `effort`: as it was asked for; `candidates`: forks there were; `measured` and `trained`: of these; `left`: one that
+    could have been better and was not measured, since enough were. `bundle`: a folder beside the document. `missed`:
+    see `Goal.missed`.
     """
 
     kind = "optimize"
@@ -92,3 +94,4 @@ class Optimized(Document):
     bundle: str
     decisions: tuple[Decision, ...]
     missed: tuple[str, ...] = ()
+    effort: Effort | None = None

@@ -95,13 +95,15 @@ def choose_together(
     max_added: float = math.inf,
     weights: Mapping[str, float] | None = None,
     floor: Floor | None = None,
+    slack: float = 0.0,
     limit: int = LIMIT,
 ) -> Together:
     """The set of the highest mean accuracy that adds at most `max_added`, of equals the cheaper; and the front.
 
-    `weights`: of tasks in the mean, 1 where not given. Raises BudgetError, naming the nearest, where no set is within.
+    `weights`: of tasks in the mean, 1 where not given. `slack`: how much less a whole set may cost than its parts
+    and floors make of it, as one that was measured. Raises BudgetError, naming the nearest, where no set is within.
     """
-    search = _Search(tasks, price, _shares(tasks, weights or {}), floor)
+    search = _Search(tasks, price, _shares(tasks, weights or {}), floor, slack)
     search.begin(limit)
     front_exact = search.explore(search.adds_to_front, limit)
     exact = front_exact
@@ -175,7 +177,9 @@ class _Search:
         price: Price,
         shares: Sequence[float],
         floor: Floor | None,
+        slack: float = 0.0,
     ) -> None:
+        self.slack = slack
         self.options, self.shares, self.ask, self.sound = [*tasks.values()], shares, price, floor is not None
         self.front: list[Choice] = []
         self.prices: dict[Multiset, float] = {}
@@ -230,7 +234,7 @@ class _Search:
         rest = self.sums[len(options)]
         whole = len(options) == len(self.options)
         least = self.price(tuple(each.fork for each in options)) if self.sound or whole else -math.inf
-        return self._mean(options) + rest.accuracies, least + rest.floors
+        return self._mean(options) + rest.accuracies, least + rest.floors - (0 if whole else self.slack)
 
     def adds_to_front(self, accuracies: Vector, added: Vector) -> bool:
         """Whether one of these is not beaten yet."""
@@ -273,7 +277,7 @@ class _Search:
 
     def bound(self, max_added: float) -> float:
         """Of mean accuracy: by the floors, where they hold, or with the best of each."""
-        within = self.sums[0].floors <= max_added + EQUAL if self.sound else np.array(True)
+        within = self.sums[0].floors <= max_added + self.slack + EQUAL if self.sound else np.array(True)
         return float(np.where(within, self.sums[0].accuracies, 0.0).max())
 
     def _mean(self, options: Sequence[Option]) -> float:

@@ -24,7 +24,7 @@ from .calibrating import Growing, calibrate, possible, read_calibration, run_of
 from .checkpoint import write_state
 from .choice import Choice, decide
 from .compiling import compile_bundle
-from .documents import write_document
+from .documents import read_document, write_document
 from .errors import CheckFailed, InputError
 from .executors import Executor, Here
 from .goal import Decision, Effort, Goal, Optimized
@@ -52,6 +52,7 @@ TRAINING = 0.6
 """Share of the minutes in which candidates are trained; the rest is for measuring, the final training and the build."""
 SHARE, ALWAYS = 0.25, 10
 """Of all forks, what is timed at most to be sure of the choice; ten may be however few there are."""
+ANSWER, PROFILE = "optimize.json", "profile.json"
 BATCH = 6
 """Longer forks that are trained together."""
 
@@ -113,9 +114,9 @@ def optimize(
     done = Optimized(
         study.backbone.name, target.name, goal, choice.chosen.fork, accuracy, added, len(chosen),
         len(growing.found.anchors), len(found.rows), choice.left, bundle.path.name, tuple(journal.entries),
-        goal.missed(accuracy, added),
+        goal.missed(accuracy, added), effort,
     )  # fmt: skip
-    write_document(out / "optimize.json", done)
+    write_document(out / ANSWER, done)
     forget(_partial(out, name, fork))
     _report(growing, found, done, out)
     return done
@@ -141,6 +142,7 @@ def _calibrated(
     study: Study, target: Target, out: Path, goal: Goal, effort: Effort, journal: _Journal
 ) -> tuple[Growing, list[Candidate]]:
     """What forks take, from a few that are measured now, or were when this stopped; and those that can be made."""
+    how = "measured, the most telling ones"
     file, backbone, classes = out / "calibration.json", study.backbone, len(study.data.train.classes)
     costing, told = Costing(backbone), journal.listener.timed
     prunings = (None, *effort.prunings)
@@ -153,6 +155,7 @@ def _calibrated(
         predictor, found = read_calibration(file, backbone, classes=classes, costing=costing)
         if found.target != target:
             raise InputError(f"{file} is of target {found.target.name}", "give another --out, or that target")
+        how = "had been measured"
     else:
         options = SweepOptions(protocol=replace(ADAPTIVE, seconds=effort.seconds))
         found = calibrate(
@@ -165,7 +168,7 @@ def _calibrated(
     doubts = sorted(_half(growing.predict(each.layers, each.prune)) for each in chosen)
     journal(
         "cost",
-        f"{len(found.anchors)} of {len(chosen)} forks measured, the most telling ones: "
+        f"{len(found.anchors)} of {len(chosen)} forks {how}: "
         f"{', '.join(map(str, found.anchors))}; all others are predicted, within ±{doubts[len(doubts) // 2]:.1%} of "
         f"the base's latency in the median; two builds of one graph are "
         f"taken to differ by {predictor.model.spread:.1%}",
@@ -197,15 +200,17 @@ def _profiled(
     begun, known = journal.seconds, [Fork(()), *map(_fork, singles)]
     found = train(known)
     each_takes = (journal.seconds - begun) / len(known)
-    others = [each for each in affordable if each not in singles]
+    others, before = [each for each in affordable if each not in singles], _trained(out, goal, effort)
+    if before:
+        others = [each for each in others if _fork(each) in before]
     for batch in _batches(others, found):
         late = journal.seconds + each_takes * len(batch) > TRAINING * 60 * effort.minutes
-        if late and len(known) > 1:
+        if late and len(known) > 1 and not before:
             break
         known, begun = known + batch, journal.seconds
         found = train(known)
         each_takes = (journal.seconds - begun) / len(batch)
-    write_document(out / "profile.json", found)
+    write_document(out / PROFILE, found)
     for fork, reason in train.failed.items():
         journal("accuracy", f"{fork} could not be trained, and is left out: {reason}")
     left = len(affordable) + 1 - len(known)
@@ -215,6 +220,16 @@ def _profiled(
         f"{len(found.rows)} forks trained, the head alone, single blocks, then the most promising{why}",
     )
     return found
+
+
+def _trained(out: Path, goal: Goal, effort: Effort) -> set[Fork]:
+    """What had been trained when the same was asked before and answered: it is answered by no more."""
+    if not (out / ANSWER).is_file():
+        return set()
+    answer = read_document(Optimized, out / ANSWER)
+    if (answer.goal, answer.effort) != (goal, effort):
+        return set()
+    return {Fork(row.layers, prune=row.prune) for row in read_document(Profile, out / PROFILE).rows}
 
 
 @dataclass
@@ -308,7 +323,7 @@ def _tuned(study: Study, fork: Fork, name: str, out: Path, journal: _Journal) ->
     journal(
         "tuning",
         f"fork {fork} trained on all {len(data.train)} pictures: {tuned.accuracy:.1%} of {len(data.test)} others "
-        f"right, kept as {file.name}",
+        f"right, by which candidates were compared too; kept as {file.name}",
     )
     return tuned.task, tuned.accuracy
 

@@ -218,3 +218,12 @@ def test_what_was_measured_of_a_part_bounds_no_set() -> None:
     found = tasks.settled(0.25, known=before, floor=lambda fork: 0.1)
     assert found.best.added == pytest.approx(0.2)
     assert found.together.exact
+
+
+def test_a_set_that_was_measured_cheaper_than_its_parts_is_not_overlooked() -> None:
+    """By their prices the two most accurate forks are beyond the budget; together they were measured within."""
+    tasks = Tasks([[(0.5, 0.1, 0.0), (0.9, 0.3, 0.0)]] * 2)
+    before = {multiset(("0.1", "1.1")): timed((1,), 0.45)}
+    found = tasks.settled(0.5, known=before, floor=lambda fork: tasks.true[str(fork)])
+    assert found.best.forks == ("0.1", "1.1")
+    assert (found.best.added, found.together.exact, tasks.measured) == (pytest.approx(0.45), True, [])

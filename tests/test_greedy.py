@@ -257,7 +257,9 @@ def test_latencies_of_another_model_or_without_all_blocks_are_refused(run: Path)
 
 
 def test_latencies_of_another_input_or_of_other_blocks_are_refused(run: Path) -> None:
-    (run.parent / "run.json").write_text(json.dumps({"schema": 1, "blocks": ["a", "b"]}))
+    (run.parent / "run.json").write_text(
+        json.dumps({"schema": 1, "host": {}, "targets": {}, "blocks": ["a", "b"]})
+    )
     with pytest.raises(InputError, match="has 2 blocks, a to b; tiny-chain has 3 blocks"):
         added_latencies(run.parent, THREE)
     append_result(run, timed(0.5, (2,), input_shape=(3, 24, 24)))

@@ -111,6 +111,21 @@ def test_forks_that_no_minute_is_left_for_are_told(
     assert document["goal"] == {"max_added": None, "min_accuracy": None, "tasks": 1}
 
 
+def test_what_was_answered_is_not_answered_otherwise_because_there_is_time_now(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once more with more minutes, it trains more."""
+    out = tmp_path / "short"
+    monkeypatch.setattr(optimize, "TRAINING", 0.0)
+    first = optimized(place, out, "--json").document
+    monkeypatch.setattr(optimize, "TRAINING", 0.6)
+    second = optimized(place, out, "--json").document
+    assert second["trained"] == first["trained"] < 8
+    assert (second["fork"], second["accuracy"]) == (first["fork"], first["accuracy"])
+    assert "forks had been measured: " in second["decisions"][0]["told"]
+    assert optimized(place, out, "--json", "--minutes", 11).document["trained"] == 8
+
+
 def dear(out: Path, folder: Path) -> Path:
     """A calibration in which every fork was measured to add half of the base, and the head alone too."""
     document = json.loads((out / "calibration.json").read_text())

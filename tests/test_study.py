@@ -242,6 +242,28 @@ def test_a_training_is_forgotten_once_its_outcome_is_on_the_disk(
     assert not list(cache.glob("*.pt"))
 
 
+def test_a_training_that_was_kept_and_cannot_be_read_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, epochs, said = TRIALS[:2], list[float](), list[str]()
+
+    def append(path: Path, results: Sequence[TrialResult]) -> None:
+        if results:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subtune_deploy.tuning.study, "append_trials", append)
+        with pytest.raises(Interrupted):
+            run_trials(study(), trials, tmp_path, Here())
+    (kept,) = (tmp_path / "cache").glob("*.pt")
+    kept.write_bytes(kept.read_bytes()[:100])
+    found = run_trials(study(), trials, tmp_path, Here(), progress=counting(epochs), say=said.append)
+    assert epochs == [1, 2]
+    assert f"{kept} could not be read: its 2 trainings begin anew" in said
+    assert told(found) == told(run_trials(study(), trials, None, Here()))
+    assert not kept.exists()
+
+
 def counting(epochs: list[float]) -> Callable[[str, float, float], None]:
     """Notes which epochs end."""
 

@@ -20,7 +20,7 @@ import torch
 
 from ..backends.base import Progress, silent
 from ..data.dataset import generator, subset
-from ..errors import CheckFailed, InputError
+from ..errors import CheckFailed, InputError, WorkerDied
 from ..executors import Executor, Here
 from ..lines import append_line, read_lines
 from ..records import to_plain, to_record
@@ -205,6 +205,9 @@ class _Learner:
         jobs, failures = _jobs(self.study, room(self.study.config, self.executor), left, wanted), list[str]()
         with closing(self.executor.run(_learn, Sent(self.study, self.progress), jobs)) as outcomes:
             for _, outcome in outcomes:
+                if isinstance(outcome, WorkerDied):  # the other jobs of the step are not to blame
+                    failures.append(outcome.message)
+                    continue
                 if isinstance(outcome, Exception):
                     raise outcome
                 self._keep(outcome)

@@ -74,6 +74,17 @@ def open_kept(path: Path | None, about: Mapping[str, Any], forks: Iterable[str])
     return Kept(path, about, {fork: states[fork] for fork in forks if fork in states})
 
 
+def drop_damaged(path: Path) -> bool:
+    """Whether the file was there and could not be read: then it is no longer there, and all begins anew."""
+    try:
+        if path.exists():
+            _read(path)
+    except InputError:
+        path.unlink()
+        return True
+    return False
+
+
 def check_alone(path: Path | None, fork: str) -> None:
     """Raise InputError if the file keeps other forks than this one: they would be lost."""
     if path is None or not path.exists():

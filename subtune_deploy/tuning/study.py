@@ -27,7 +27,7 @@ from ..executors.travel import packed, unpacked
 from ..run_folder import CACHE, open_run
 from .chunks import chunks
 from .jobs import Chunks, Job, planned
-from .keep import SIZES, facts, forget
+from .keep import SIZES, drop_damaged, facts, forget
 from .settings import Resolved, TrainConfig, resolved
 from .start import check_fork
 from .train import TunedTask, check_data, family, train_together
@@ -168,6 +168,9 @@ def _train(sent: Sent, job: Job) -> _Ended:
     study, said = sent.study, list[str]()
     train, test = datasets(study, job.trials[0])
     settings = settings_of(study, job.trials[0].examples)
+    keep = job.keep if job.keep and job.keep.parent.is_dir() else None  # not seen from every machine
+    if keep and drop_damaged(keep):
+        said.append(f"{keep} could not be read: its {len(job.trials)} trainings begin anew")
     start = time.monotonic()
     tuned = train_together(
         study.backbone,
@@ -175,7 +178,7 @@ def _train(sent: Sent, job: Job) -> _Ended:
         train,
         test,
         replace(settings, seed=job.trials[0].seed),
-        keep=job.keep if job.keep and job.keep.parent.is_dir() else None,  # not seen from every machine
+        keep=keep,
         progress=sent.progress,
         say=said.append,
     )
