@@ -214,6 +214,15 @@ def check_comparable(results: Iterable[Result]) -> None:
             )
 
 
+def check_one_batch(path: Path, results: Iterable[Result]) -> None:
+    """Raise InputError where one fork could have two latencies: one for each size of batch."""
+    sizes = dict.fromkeys(str(each.batch or "dynamic") for each in results)
+    if len(sizes) > 1:
+        raise InputError(
+            f"{path} was measured with several batches: {', '.join(sizes)}", "give the results of one"
+        )
+
+
 def mixed(one: Result, other: Result) -> list[str]:
     """How the ways in which two results were measured differ, fork and task count aside."""
     ways = (

@@ -15,7 +15,7 @@ from .errors import InputError
 from .latency_model import Anchor, Predict, anchor
 from .pareto import Point, front
 from .precision_search import Found
-from .results import Result, check_comparable, nearest_heads, of_target, read_results
+from .results import Result, check_comparable, check_one_batch, nearest_heads, of_target, read_results
 from .run_folder import check_blocks
 from .stats import Interval, mean_interval, share_interval
 from .tuning.documents import Profile, Row
@@ -55,6 +55,7 @@ def latencies(run: Path, profile: Profile, *, tasks: int = 1, target: str | None
     for each in found:
         check_same(each, profile, run)
     check_comparable(found)
+    check_one_batch(run, found)
     return [anchor(each) for each in found]
 
 

@@ -267,6 +267,12 @@ def test_latencies_of_another_input_or_of_other_blocks_are_refused(run: Path) ->
         added_latencies(run, THREE)
 
 
+def test_latencies_of_several_batches_are_refused(run: Path) -> None:
+    append_result(run, timed(0.5, (2,), batch=8))
+    with pytest.raises(InputError, match="several batches: 1, 8"):
+        added_latencies(run, THREE)
+
+
 def test_of_several_targets_one_is_to_be_named(run: Path) -> None:
     for layer in (1, 2, 3):
         append_result(run, timed(0.5, (layer,), target="openvino-cpu"))

@@ -90,6 +90,13 @@ def test_what_was_always_right_or_wrong_or_equal_is_not_certain() -> None:
     assert accuracy["4"].value == pytest.approx(0.1)
 
 
+def test_a_fork_has_one_latency_and_so_one_batch(files: Path) -> None:
+    append_result(files / "results.jsonl", replace(RESULTS[0], batch=8))
+    ran = pareto(files)
+    assert (ran.status, ran.out) == (2, "")
+    assert "was measured with several batches: 1, 8" in ran.err
+
+
 def test_the_command_tells_front_knee_and_choice(files: Path) -> None:
     ran = pareto(files, "--max-added", "15%")
     assert ran.status == 0, ran.err

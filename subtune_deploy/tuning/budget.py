@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..errors import InputError
-from ..results import Result, check_comparable, nearest_heads, of_target, read_results
+from ..results import Result, check_comparable, check_one_batch, nearest_heads, of_target, read_results
 from ..run_folder import check_blocks
 from ..spec import format_layers
 from .documents import Cost
@@ -115,6 +115,7 @@ def added_latencies(
     _check_network(path, results, backbone)
     chosen = nearest_heads(of_target(path, results, target), classes)
     check_comparable(chosen)
+    check_one_batch(path, chosen)
     found = {frozenset(each.layers): each.added for each in chosen}
     if missing := [layer for layer in range(1, len(backbone.blocks) + 1) if frozenset({layer}) not in found]:
         heads = f" --classes {classes}" if classes else ""
