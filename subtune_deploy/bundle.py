@@ -101,9 +101,10 @@ def not_a_bundles(folder: Path) -> str:
         document = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return f"no {MANIFEST} of a bundle"
-    if not (isinstance(document, dict) and {"schema", "sha256", "files"} <= document.keys()):
+    ours = isinstance(document, dict) and {"schema", "sha256"} <= document.keys()
+    if not (ours and isinstance(document.get("files"), dict)):
         return f"{MANIFEST} is no bundle's"
-    return _listed(sorted(_files(folder) - set(document["files"])))
+    return _listed(sorted(_files(folder) - document["files"].keys()))
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:

@@ -27,7 +27,7 @@ from .errors import CheckFailed, InputError, SubtuneError, did_you_mean
 from .manifest import RECIPE
 from .runtime import engine_files, load_engine
 
-MAIN = f"import sys; sys.path.remove(''); from {__name__} import main; main(sys.argv[1:])"
+MAIN = f"import sys; sys.path[:] = filter(None, sys.path); from {__name__} import main; main(sys.argv[1:])"
 """Of that process, with nothing from the folder where it runs: there may be a file that is called as a library is."""
 RUNS = 3
 """The first run allocates what later runs use again; some libraries settle only after the second."""

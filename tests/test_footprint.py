@@ -53,13 +53,15 @@ def test_memory_that_was_held_for_a_moment_counts(
     assert found.start_rss_bytes < 200 * MIB  # by then it had been given back
 
 
+@pytest.mark.parametrize("safe", ["", "1"])
 def test_nothing_is_run_of_the_folder_where_it_is_asked(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safe: str
 ) -> None:
     """As of a bundle from somewhere, with a file that is called as a library is."""
     for name in ("numpy", "json", "subtune_deploy"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONSAFEPATH", safe)
     assert footprint(bundle.path, "cpu", "graph").engine_bytes
     assert not (tmp_path / "ran").exists()
 

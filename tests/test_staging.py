@@ -183,6 +183,7 @@ def bundle(tmp_path: Path) -> Bundle:
         ("thesis.txt", "mine", r"\(thesis\.txt\)"),
         ("notes/today.txt", "mine", r"\(notes/today\.txt\)"),
         ("manifest.json", '{"name": "my extension", "files": []}', "manifest.json is no bundle's"),
+        ("manifest.json", '{"schema": 3, "sha256": "", "files": 5}', "manifest.json is no bundle's"),
         ("manifest.json", "[1]", "manifest.json is no bundle's"),
         ("manifest.json", "no JSON", "no manifest.json of a bundle"),
     ],
