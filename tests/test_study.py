@@ -224,17 +224,7 @@ def test_a_training_is_forgotten_once_its_outcome_is_on_the_disk(
 ) -> None:
     """It is interrupted right before its outcome is written, or right after; of two epochs the second is not kept."""
     trials, cache, epochs = TRIALS[:2], tmp_path / "cache", list[float]()
-
-    def append(path: Path, results: Sequence[TrialResult]) -> None:
-        if written:
-            append_trials(path, results)
-        if results:
-            raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(subtune_deploy.tuning.study, "append_trials", append)
-        with pytest.raises(Interrupted):
-            run_trials(study(), trials, tmp_path, Here())
+    interrupt_writing(trials, tmp_path, monkeypatch, written=written)
     assert len(list(cache.glob("*.pt"))) == 1
     found = run_trials(study(), trials, tmp_path, Here(), progress=counting(epochs))
     assert epochs == ([] if written else [2])
@@ -246,15 +236,7 @@ def test_a_training_that_was_kept_and_cannot_be_read_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, epochs, said = TRIALS[:2], list[float](), list[str]()
-
-    def append(path: Path, results: Sequence[TrialResult]) -> None:
-        if results:
-            raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(subtune_deploy.tuning.study, "append_trials", append)
-        with pytest.raises(Interrupted):
-            run_trials(study(), trials, tmp_path, Here())
+    interrupt_writing(trials, tmp_path, monkeypatch, written=False)
     (kept,) = (tmp_path / "cache").glob("*.pt")
     kept.write_bytes(kept.read_bytes()[:100])
     found = run_trials(study(), trials, tmp_path, Here(), progress=counting(epochs), say=said.append)
@@ -262,6 +244,23 @@ def test_a_training_that_was_kept_and_cannot_be_read_begins_anew(
     assert f"{kept} could not be read: its 2 trainings begin anew" in said
     assert told(found) == told(run_trials(study(), trials, None, Here()))
     assert not kept.exists()
+
+
+def interrupt_writing(
+    trials: Sequence[Trial], run: Path, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    """Of outcomes, the first: right before it is `written`, or right after."""
+
+    def append(path: Path, results: Sequence[TrialResult]) -> None:
+        if written:
+            append_trials(path, results)
+        if results:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subtune_deploy.tuning.study, "append_trials", append)
+        with pytest.raises(Interrupted):
+            run_trials(study(), trials, run, Here())
 
 
 def counting(epochs: list[float]) -> Callable[[str, float, float], None]:
