@@ -132,7 +132,7 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
         raise LayersError("the layer range is empty", hint)
     chosen: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,99})\s*(?:-\s*(\d{1,99})\s*)?", part)
         if match is None:
             raise LayersError(f"layer range {text!r} is not a list of blocks", hint)
         first, last = int(match[1]), int(match[2] or match[1])

@@ -245,6 +245,8 @@ class _Work:
         if (folder / MANIFEST).is_file() and (not self.sources or (folder / PROGRAM).is_file()):
             with contextlib.suppress(BundleError):  # spoilt: it is built again
                 return open_bundle(folder)
+        if folder.parent == self.run / CACHE:
+            shutil.rmtree(folder, ignore_errors=True)  # ours, whatever became of it
         tasks = [
             candidate_task(
                 self.backbone, f"task{n}", fork.layers, seed=n, classes=fork.classes, prune=fork.prune
