@@ -18,14 +18,13 @@ PREFIX = ".subtune-tmp-"
 Foreign = Callable[[Path], str]
 """Given a folder that is in the way: what in it is not ours to remove, in words; "" for nothing."""
 
+_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 
 def without(kind: str) -> Foreign:
     """All of a folder, unless it holds the file `kind`, which only ours do."""
     return lambda folder: "" if (folder / kind).is_file() else f"no {kind}"
-
-
-_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import subtune_deploy.tuning.active
 from subtune_deploy.backbone import Backbone
 from subtune_deploy.data.dataset import subset
 from subtune_deploy.documents import from_document, to_document
-from subtune_deploy.errors import CheckFailed, InputError
+from subtune_deploy.errors import CheckFailed, InputError, WorkerDied
+from subtune_deploy.executors import Here
 from subtune_deploy.lines import read_lines
 from subtune_deploy.tuning.active import (
     LINES,
@@ -225,6 +226,23 @@ def test_forks_that_do_not_fit_into_memory_together_train_in_turns(monkeypatch: 
     less = replace(STUDY, config=replace(QUICK, memory_bytes=least - 1))
     with pytest.raises(InputError, match=r"training fork all takes about .* in batches of 8"):
         active(less, FORKS, schedule=STEPS[:1], seeds=(0,))
+
+
+class Deadly(Here):
+    """Whoever gets the first job dies with it."""
+
+    def run(
+        self, function: Callable[..., Any], shared: Any, jobs: Sequence[Any]
+    ) -> Generator[Any, None, None]:
+        for index, found in super().run(function, shared, jobs):
+            yield index, found if index else WorkerDied("its worker died 4 times, at last killed", "less")
+
+
+def test_a_dead_worker_is_told_when_its_step_is_done_and_the_others_are_kept(tmp_path: Path) -> None:
+    """One seed's forks are a job; those of the other seed go on."""
+    with pytest.raises(CheckFailed, match="its worker died 4 times"):
+        active(STUDY, FORKS, schedule=STEPS[:1], seeds=(0, 1), run=tmp_path, executor=Deadly())
+    assert {(each.fork, each.seed) for each in kept(tmp_path)} == {(str(fork), 1) for fork in FORKS}
 
 
 def test_that_memory_ran_out_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,9 +66,8 @@ def greedy(
 
     validate = _CrossValidation(train, study.folds, study.config.seed, say)
     added = Fraction(str(eps)) if isfinite(eps) else eps  # as it was written: 0.001 is a thousandth
-    steps = select(
-        sorted(budget.parameters), validate, added, budget.allows
-    )  # refuses eps, so it comes first
+    # Comes first, since it refuses eps.
+    steps = select(sorted(budget.parameters), validate, added, budget.allows)
     (head,) = validate([frozenset()])
     assert head is not None
     fork = Fork(tuple(sorted(chosen(steps))))
